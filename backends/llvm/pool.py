@@ -1,0 +1,579 @@
+"""The worker pool of the CPU backend: threads that live in native code and run compiled programs.
+
+Every worker runs every job: a program is one function ``void run(ptr ctx, i64 thread, i64
+n_threads)`` that all workers enter with the same ``ctx``. Jobs go through a ring in native memory
+and run one after another; the workers start job k+1 when all of them have left job k. Nothing here
+needs the interpreter between two jobs, and workers never hold the GIL.
+
+An idle worker spins for some tens of microseconds and then sleeps in the OS, and so does a thread
+that waits for a job. Sleepers and wakers follow one protocol: the sleeper announces itself, reads
+the event word, checks its condition once more, and sleeps only if the event word has not changed;
+the waker makes the condition true, then looks for sleepers, then changes the event word. All of
+these accesses are sequentially consistent, so one of the two always sees the other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import threading
+import time
+import weakref
+from enum import IntEnum
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from pjit.backends.llvm.sync import (
+    HAS_FUTEX,
+    I32,
+    I64,
+    PTR,
+    VOID,
+    define,
+    emit_relax,
+    emit_sleep,
+    emit_wake,
+)
+
+CAPACITY = 256  # jobs that may be outstanding; a power of two
+_SPIN_SECONDS = 30e-6
+_WAIT_SLICE_NS = 100_000_000  # a waiting thread returns to the interpreter this often
+_NOBODY = 2**63 - 1  # the ticket in WAKE_AT when no thread waits
+_ALIGNMENT = 128  # keeps groups of cells apart, also where cache lines are fetched in pairs
+
+# Machines whose plain loads are acquire loads: there a reader needs no fence.
+_LOADS_ACQUIRE = platform.machine() in ("x86_64", "AMD64")
+
+
+class _Cell(IntEnum):
+    """Where things are in the pool's memory, in units of 8 bytes.
+
+    Cells that different threads write are 128 bytes apart. WORK_EVENT and DONE_EVENT are i32.
+    """
+
+    SUBMITTED = 0  # jobs put into the ring, which is the last ticket
+    CLOSING = 1
+    COMPLETED = 16  # jobs that all workers have left
+    LEFT = 32  # times that a worker has left a job
+    WORK_EVENT = 48  # workers sleep on it
+    SLEEPERS = 49  # workers that sleep or are about to
+    DONE_EVENT = 64  # threads in wait() sleep on it
+    WAKE_AT = 65  # the lowest ticket that such a thread waits for
+    N_THREADS = 80
+    SPIN_ROUNDS = 81
+    FIRST = 82  # jobs that were complete when the pool started
+    RING = 96  # CAPACITY pairs: the address of the program, the address of ctx
+
+
+_CELLS = _Cell.RING + 2 * CAPACITY
+_RUN_TYPE = ir.FunctionType(VOID, [PTR, I64, I64])
+_IDLE, _RUN, _LEAVE = I64(0), I64(1), I64(2)
+
+
+def _cell(b: ir.IRBuilder, state: ir.Value, cell: _Cell) -> ir.Value:
+    return b.gep(state, [I64(int(cell))], source_etype=I64, name=cell.name.lower())
+
+
+def _load(b: ir.IRBuilder, state: ir.Value, cell: _Cell) -> ir.Value:
+    return b.load_atomic(_cell(b, state, cell), "seq_cst", 8, typ=I64)
+
+
+def _store(b: ir.IRBuilder, state: ir.Value, cell: _Cell, value: ir.Value) -> None:
+    b.atomic_rmw("xchg", _cell(b, state, cell), value, "seq_cst")
+
+
+def _load_event(b: ir.IRBuilder, state: ir.Value, cell: _Cell) -> ir.Value:
+    return b.load_atomic(_cell(b, state, cell), "seq_cst", 4, typ=I32)
+
+
+def _slot(b: ir.IRBuilder, state: ir.Value, job: ir.Value, part: int) -> ir.Value:
+    index = b.shl(b.and_(job, I64(CAPACITY - 1)), I64(1))
+    return b.gep(state, [b.add(index, I64(_Cell.RING + part))], source_etype=I64)
+
+
+def _blocks(function: ir.Function, *names: str) -> list[ir.Block]:
+    return [function.append_basic_block(name) for name in names]
+
+
+def _emit_next_step(module: ir.Module) -> ir.Function:
+    """``i64 next_step(state, job)``: what a worker that has left ``job`` jobs does now."""
+    function = define(module, "next_step", I64, [PTR, I64])
+    state, job = function.args
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    closing = b.icmp_signed("!=", _load(b, state, _Cell.CLOSING), I64(0))
+    more = b.icmp_signed(">", _load(b, state, _Cell.SUBMITTED), job)
+    free = b.icmp_signed(">=", _load(b, state, _Cell.COMPLETED), job)
+    at_end = b.select(closing, _LEAVE, _IDLE)
+    b.ret(b.select(more, b.select(free, _RUN, _IDLE), at_end))
+    return function
+
+
+def _emit_await_step(module: ir.Module, futex: bool) -> ir.Function:
+    """``i64 await_step(state, job)``: spins, then sleeps, until ``next_step`` is not idle."""
+    next_step = _emit_next_step(module)
+    function = define(module, "await_step", I64, [PTR, I64])
+    state, job = function.args
+    entry, spin, pause, doze, sleep, wake, done = _blocks(
+        function, "entry", "spin", "pause", "doze", "sleep", "wake", "done"
+    )
+    b = ir.IRBuilder(entry)
+    rounds = b.load(_cell(b, state, _Cell.SPIN_ROUNDS), typ=I64)
+    b.branch(spin)
+
+    b.position_at_end(spin)
+    round_ = b.phi(I64, "round")
+    step = b.call(next_step, [state, job])
+    b.cbranch(b.icmp_signed("==", step, _IDLE), pause, done)
+    b.position_at_end(pause)
+    b.call(emit_relax(module), [round_])
+    next_round = b.add(round_, I64(1))
+    b.cbranch(b.icmp_signed("<", next_round, rounds), spin, doze)
+
+    b.position_at_end(doze)
+    sleepers = _cell(b, state, _Cell.SLEEPERS)
+    b.atomic_rmw("add", sleepers, I64(1), "seq_cst")
+    event = _load_event(b, state, _Cell.WORK_EVENT)
+    idle = b.icmp_signed("==", b.call(next_step, [state, job]), _IDLE)
+    b.cbranch(idle, sleep, wake)
+    b.position_at_end(sleep)
+    word = _cell(b, state, _Cell.WORK_EVENT)
+    b.call(emit_sleep(module, futex), [word, event, I64(-1)])
+    b.branch(wake)
+    b.position_at_end(wake)
+    b.atomic_rmw("sub", sleepers, I64(1), "seq_cst")
+    b.branch(spin)
+    round_.add_incoming(I64(0), entry)
+    round_.add_incoming(next_round, pause)
+    round_.add_incoming(I64(0), wake)
+
+    b.position_at_end(done)
+    b.ret(step)
+    return function
+
+
+def _emit_notify_workers(module: ir.Module, futex: bool) -> ir.Function:
+    """``void notify_workers(state)``: wakes the workers if one of them sleeps."""
+    function = define(module, "notify_workers", VOID, [PTR])
+    (state,) = function.args
+    entry, notify, done = _blocks(function, "entry", "notify", "done")
+    b = ir.IRBuilder(entry)
+    b.cbranch(b.icmp_signed("!=", _load(b, state, _Cell.SLEEPERS), I64(0)), notify, done)
+    b.position_at_end(notify)
+    b.call(emit_wake(module, futex), [_cell(b, state, _Cell.WORK_EVENT)])
+    b.branch(done)
+    b.position_at_end(done)
+    b.ret_void()
+    return function
+
+
+def _emit_complete(module: ir.Module, notify_workers: ir.Function, futex: bool) -> ir.Function:
+    """``void complete(state, n)``: publishes that ``n`` jobs are complete and wakes who waits."""
+    function = define(module, "complete", VOID, [PTR, I64])
+    state, count = function.args
+    entry, notify, check, more, done = _blocks(function, "entry", "notify", "check", "more", "done")
+    b = ir.IRBuilder(entry)
+    _store(b, state, _Cell.COMPLETED, count)
+    awaited = b.icmp_signed("<=", _load(b, state, _Cell.WAKE_AT), count)
+    b.cbranch(awaited, notify, check)
+    b.position_at_end(notify)
+    # A thread that announced itself before this store read the event word before it, so it will
+    # find the word changed and announce itself again.
+    _store(b, state, _Cell.WAKE_AT, I64(_NOBODY))
+    b.call(emit_wake(module, futex), [_cell(b, state, _Cell.DONE_EVENT)])
+    b.branch(check)
+    b.position_at_end(check)
+    b.cbranch(b.icmp_signed(">", _load(b, state, _Cell.SUBMITTED), count), more, done)
+    b.position_at_end(more)
+    b.call(notify_workers, [state])
+    b.branch(done)
+    b.position_at_end(done)
+    b.ret_void()
+    return function
+
+
+def _emit_worker_loop(module: ir.Module, complete: ir.Function, futex: bool) -> None:
+    """``void pool_worker_loop(state, thread)``: runs jobs until the pool closes."""
+    await_step = _emit_await_step(module, futex)
+    function = define(module, "pool_worker_loop", VOID, [PTR, I64], internal=False)
+    state, thread = function.args
+    entry, loop, run, last, again, done = _blocks(
+        function, "entry", "loop", "run", "last", "again", "done"
+    )
+    b = ir.IRBuilder(entry)
+    n_threads = b.load(_cell(b, state, _Cell.N_THREADS), typ=I64)
+    first = b.load(_cell(b, state, _Cell.FIRST), typ=I64)
+    b.branch(loop)
+
+    b.position_at_end(loop)
+    job = b.phi(I64, "job")
+    step = b.call(await_step, [state, job])
+    b.cbranch(b.icmp_signed("==", step, _RUN), run, done)
+
+    b.position_at_end(run)
+    address = b.load(_slot(b, state, job, 0), typ=I64)
+    ctx = b.load(_slot(b, state, job, 1), typ=PTR)
+    program = b.inttoptr(address, _RUN_TYPE.as_pointer())
+    b.call(program, [ctx, thread, n_threads])
+    count = b.add(job, I64(1))
+    left = b.atomic_rmw("add", _cell(b, state, _Cell.LEFT), I64(1), "acq_rel")
+    all_left = b.icmp_signed("==", b.add(left, I64(1)), b.mul(count, n_threads))
+    b.cbranch(all_left, last, again)
+    b.position_at_end(last)
+    b.call(complete, [state, count])
+    b.branch(again)
+    b.position_at_end(again)
+    b.branch(loop)
+    job.add_incoming(first, entry)
+    job.add_incoming(count, again)
+
+    b.position_at_end(done)
+    b.ret_void()
+
+
+def _emit_submit(module: ir.Module, notify_workers: ir.Function) -> None:
+    """``i64 pool_submit(state, run, ctx)``: the ticket of the new job, or 0 if the ring is full.
+
+    One thread at a time may call it.
+    """
+    function = define(module, "pool_submit", I64, [PTR, I64, I64], internal=False)
+    state, run, ctx = function.args
+    entry, put, full = _blocks(function, "entry", "put", "full")
+    b = ir.IRBuilder(entry)
+    submitted = _load(b, state, _Cell.SUBMITTED)
+    outstanding = b.sub(submitted, _load(b, state, _Cell.COMPLETED))
+    b.cbranch(b.icmp_signed("<", outstanding, I64(CAPACITY)), put, full)
+    b.position_at_end(put)
+    b.store(run, _slot(b, state, submitted, 0))
+    b.store(ctx, _slot(b, state, submitted, 1))
+    ticket = b.add(submitted, I64(1))
+    _store(b, state, _Cell.SUBMITTED, ticket)
+    b.call(notify_workers, [state])
+    b.ret(ticket)
+    b.position_at_end(full)
+    b.ret(I64(0))
+
+
+def _emit_wait(module: ir.Module, futex: bool) -> None:
+    """``i64 pool_wait(state, ticket, timeout_ns)``: 1 once the job is complete, 0 if not yet."""
+    function = define(module, "pool_wait", I64, [PTR, I64, I64], internal=False)
+    state, ticket, timeout_ns = function.args
+    entry, spin, pause, doze, sleep, done = _blocks(
+        function, "entry", "spin", "pause", "doze", "sleep", "done"
+    )
+    b = ir.IRBuilder(entry)
+    rounds = b.load(_cell(b, state, _Cell.SPIN_ROUNDS), typ=I64)
+    b.branch(spin)
+
+    def complete() -> ir.Value:
+        return b.icmp_signed(">=", _load(b, state, _Cell.COMPLETED), ticket)
+
+    b.position_at_end(spin)
+    round_ = b.phi(I64, "round")
+    b.cbranch(complete(), done, pause)
+    b.position_at_end(pause)
+    b.call(emit_relax(module), [round_])
+    next_round = b.add(round_, I64(1))
+    b.cbranch(b.icmp_signed("<", next_round, rounds), spin, doze)
+    round_.add_incoming(I64(0), entry)
+    round_.add_incoming(next_round, pause)
+
+    b.position_at_end(doze)
+    event = _load_event(b, state, _Cell.DONE_EVENT)
+    b.atomic_rmw("min", _cell(b, state, _Cell.WAKE_AT), ticket, "seq_cst")
+    b.cbranch(complete(), done, sleep)
+    b.position_at_end(sleep)
+    word = _cell(b, state, _Cell.DONE_EVENT)
+    b.call(emit_sleep(module, futex), [word, event, timeout_ns])
+    b.ret(b.zext(complete(), I64))
+    b.position_at_end(done)
+    b.ret(I64(1))
+
+
+def _emit_close(module: ir.Module, notify_workers: ir.Function) -> None:
+    """``void pool_close(state)``: tells the workers to leave after the last submitted job."""
+    function = define(module, "pool_close", VOID, [PTR], internal=False)
+    (state,) = function.args
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    _store(b, state, _Cell.CLOSING, I64(1))
+    b.call(notify_workers, [state])
+    b.ret_void()
+
+
+def _emit_fence(module: ir.Module) -> None:
+    """``void pool_fence()``: orders the caller's earlier loads before its later ones."""
+    function = define(module, "pool_fence", VOID, [], internal=False)
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    b.fence("acquire")
+    b.ret_void()
+
+
+def _emit_spin(module: ir.Module) -> None:
+    """``void pool_spin(state, rounds)``: as many rounds of waiting, to measure one."""
+    function = define(module, "pool_spin", VOID, [PTR, I64], internal=False)
+    state, rounds = function.args
+    entry, spin, done = _blocks(function, "entry", "spin", "done")
+    b = ir.IRBuilder(entry)
+    b.branch(spin)
+    b.position_at_end(spin)
+    round_ = b.phi(I64, "round")
+    _load(b, state, _Cell.COMPLETED)
+    b.call(emit_relax(module), [round_])
+    next_round = b.add(round_, I64(1))
+    b.cbranch(b.icmp_signed("<", next_round, rounds), spin, done)
+    round_.add_incoming(I64(0), entry)
+    round_.add_incoming(next_round, spin)
+    b.position_at_end(done)
+    b.ret_void()
+
+
+def build_module(triple: str, futex: bool) -> ir.Module:
+    """Builds the native part of the pool.
+
+    Args:
+        triple: the LLVM target triple.
+        futex: whether threads sleep on a Linux futex or poll between short naps.
+    """
+    module = ir.Module("pjit_pool")
+    module.triple = triple
+    notify_workers = _emit_notify_workers(module, futex)
+    complete = _emit_complete(module, notify_workers, futex)
+    _emit_worker_loop(module, complete, futex)
+    _emit_submit(module, notify_workers)
+    _emit_wait(module, futex)
+    _emit_close(module, notify_workers)
+    _emit_fence(module)
+    _emit_spin(module)
+    return module
+
+
+class _Native:
+    """The compiled functions of the pool, for Python."""
+
+    def __init__(self, futex: bool) -> None:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_default_triple().create_target_machine(opt=2)
+        module = llvm.parse_assembly(str(build_module(machine.triple, futex)))
+        module.verify()
+        builder = llvm.create_pass_builder(
+            machine, llvm.create_pipeline_tuning_options(speed_level=2)
+        )
+        builder.getModulePassManager().run(module, builder)
+        self._engine = llvm.create_mcjit_compiler(module, machine)
+        self._engine.finalize_object()
+        address, i64, ptr = self._engine.get_function_address, ctypes.c_int64, ctypes.c_void_p
+        # CFUNCTYPE releases the GIL. PYFUNCTYPE keeps it: for what takes about a microsecond.
+        self.worker_loop = ctypes.CFUNCTYPE(None, ptr, i64)(address("pool_worker_loop"))
+        self.wait = ctypes.CFUNCTYPE(i64, ptr, i64, i64)(address("pool_wait"))
+        self.submit = ctypes.PYFUNCTYPE(i64, ptr, ptr, ptr)(address("pool_submit"))
+        self.close = ctypes.PYFUNCTYPE(None, ptr)(address("pool_close"))
+        self.fence = ctypes.PYFUNCTYPE(None)(address("pool_fence"))
+        self._spin = ctypes.PYFUNCTYPE(None, ptr, i64)(address("pool_spin"))
+        self.spin_rounds = self._rounds_in(_SPIN_SECONDS)
+
+    def _rounds_in(self, seconds: float) -> int:
+        """Measures how many rounds take ``seconds``; a pause takes from 10 to 200 cycles."""
+        cells = (ctypes.c_int64 * _CELLS)()
+        rounds, fastest = 500, float("inf")
+        for _ in range(5):
+            start = time.perf_counter()
+            self._spin(ctypes.addressof(cells), rounds)
+            fastest = min(fastest, time.perf_counter() - start)
+        return max(1, int(rounds * seconds / fastest))
+
+
+@functools.cache
+def _native(futex: bool) -> _Native:
+    return _Native(futex)
+
+
+class _Workers:
+    """The running threads of a pool in one process, and the memory they share."""
+
+    def __init__(self, n_threads: int, first: int, futex: bool) -> None:
+        self.native = native = _native(futex)
+        self.pid = os.getpid()
+        self.closed = False
+        self._memory = ctypes.create_string_buffer(8 * _CELLS + _ALIGNMENT)
+        self.state = -(-ctypes.addressof(self._memory) // _ALIGNMENT) * _ALIGNMENT
+        self.cells = cells = (ctypes.c_int64 * _CELLS).from_address(self.state)
+        cells[_Cell.SUBMITTED] = cells[_Cell.COMPLETED] = cells[_Cell.FIRST] = first
+        self.completed = ctypes.c_int64.from_address(self.state + 8 * _Cell.COMPLETED)
+        cells[_Cell.LEFT] = first * n_threads
+        cells[_Cell.WAKE_AT] = _NOBODY
+        cells[_Cell.N_THREADS] = n_threads
+        cells[_Cell.SPIN_ROUNDS] = native.spin_rounds
+        self._threads: list[threading.Thread] = []
+        try:
+            for i in range(n_threads):
+                thread = threading.Thread(
+                    target=native.worker_loop,
+                    args=(self.state, i),
+                    name=f"pjit-worker-{i}",
+                    daemon=True,
+                )
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Lets the workers finish all submitted jobs and joins them."""
+        if os.getpid() != self.pid:
+            return  # the threads are in the parent of this process
+        self.stop()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def stop(self) -> None:
+        """Tells the workers to leave after the last submitted job."""
+        if not self.closed:
+            self.closed = True
+            self.native.close(self.state)
+
+
+class Pool:
+    """Runs native programs on a fixed number of threads, one program after another.
+
+    The threads start at the first :meth:`submit`. They end at :meth:`close`, when the pool is
+    collected, or at the exit of the interpreter, and finish what was submitted before. All methods
+    may be called from several Python threads.
+
+    A child made by ``os.fork`` has no worker threads: there the pool starts new ones at the next
+    ``submit``. Jobs that were complete at the fork stay complete in the child; the others are lost
+    there (the parent still runs them), and to wait for them is an error.
+
+    Args:
+        n_threads: how many threads enter each program, one or more.
+        futex: whether idle threads sleep on a Linux futex; otherwise they poll between naps of up
+            to a millisecond.
+
+    Raises:
+        ValueError: ``n_threads`` is less than one.
+    """
+
+    def __init__(self, n_threads: int, *, futex: bool = HAS_FUTEX) -> None:
+        if n_threads < 1:
+            raise ValueError(f"a pool needs at least one thread, got n_threads={n_threads}")
+        if futex and not HAS_FUTEX:
+            raise ValueError("this system has no futex that pjit can use: pass futex=False")
+        self.n_threads = n_threads
+        self._futex = futex
+        # Reentrant: a signal handler may submit while its thread is in submit().
+        self._lock = threading.RLock()
+        self._closed = False
+        self._workers: _Workers | None = None
+        self._finalizer: weakref.finalize | None = None
+        self._first = 0  # the last ticket before the present workers
+        self._lost: list[range] = []
+        _pools.add(self)
+
+    def submit(self, entry: int, ctx: int) -> int:
+        """Puts a job into the queue and returns at once, unless CAPACITY jobs are outstanding.
+
+        Args:
+            entry: the address of ``void run(ptr ctx, i64 thread, i64 n_threads)``; its code must
+                stay loaded until the job is complete.
+            ctx: the address given to every worker; what it points to must live as long.
+
+        Returns:
+            The ticket of the job: 1 for the first one, then 2 and so on.
+
+        Raises:
+            RuntimeError: the pool is closed, or the system cannot start threads.
+            ValueError: ``entry`` is null.
+        """
+        if not entry:
+            raise ValueError("the address of the program is null")
+        while True:
+            with self._lock:
+                workers = self._workers or self._start()
+                if workers.closed:
+                    raise RuntimeError("the worker pool is closed: it takes no more jobs")
+                ticket = workers.native.submit(workers.state, entry, ctx)
+            if ticket:
+                return ticket
+            self.wait(workers.cells[_Cell.SUBMITTED] - CAPACITY + 1)
+
+    def done(self, ticket: int) -> bool:
+        """Whether all workers have left the job; what they wrote is then visible."""
+        workers = self._workers
+        if workers is None:
+            return ticket <= self._first and not self._is_lost(ticket)
+        if workers.completed.value < ticket or (self._lost and self._is_lost(ticket)):
+            return False
+        if not _LOADS_ACQUIRE:
+            workers.native.fence()
+        return True
+
+    def wait(self, ticket: int) -> None:
+        """Returns when the job is complete. The GIL is released meanwhile; Ctrl-C interrupts.
+
+        Raises:
+            RuntimeError: the job was lost in this process by a fork.
+            ValueError: the pool never returned this ticket.
+        """
+        if self.done(ticket):
+            return
+        if self._is_lost(ticket):
+            raise RuntimeError(
+                f"job {ticket} was submitted before os.fork() and had not finished: it runs in "
+                f"the parent, not in process {os.getpid()}. Wait for results before forking, or "
+                "submit the job again in the child"
+            )
+        workers = self._workers
+        last = self._first if workers is None else workers.cells[_Cell.SUBMITTED]
+        if workers is None or ticket > last:
+            state = "closed " if self._closed else ""
+            raise ValueError(f"this {state}pool has no job {ticket}; its last job is {last}")
+        while not workers.native.wait(workers.state, ticket, _WAIT_SLICE_NS):
+            pass
+
+    def close(self) -> None:
+        """Finishes all submitted jobs and ends the threads; a second call does nothing."""
+        with self._lock:
+            self._closed = True
+            workers = self._workers
+            if workers is not None:
+                workers.stop()
+        if workers is not None:
+            workers.close()
+
+    def _is_lost(self, ticket: int) -> bool:
+        return any(ticket in tickets for tickets in self._lost)
+
+    def _start(self) -> _Workers:
+        if self._closed:
+            raise RuntimeError("the worker pool is closed: it takes no more jobs")
+        self._workers = workers = _Workers(self.n_threads, self._first, self._futex)
+        self._finalizer = weakref.finalize(self, workers.close)
+        return workers
+
+    def _forget_workers(self) -> None:
+        """Called in the child of a fork, which has the pool's memory but not its threads."""
+        self._lock = threading.RLock()
+        workers, self._workers = self._workers, None
+        if workers is None:
+            return
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        completed, submitted = workers.completed.value, workers.cells[_Cell.SUBMITTED]
+        if completed < submitted:
+            self._lost.append(range(completed + 1, submitted + 1))
+        self._first = submitted
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for pool in list(_pools):
+        pool._forget_workers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,700 @@
+"""The kernel level: loops over buffers, scalar primitives and the tile contraction.
+
+A kernel is a function whose arguments are buffers. Its body is scratch allocations, one outermost nest of
+``parallel`` loops, and ``return``; the iterations of the parallel nest are independent and are split over the threads.
+Inside are ``serial``, ``unroll`` and ``vector`` loops, loads and stores, and scalar primitives. In a vector loop each
+scalar stands for one value per lane; what a target makes of that (SIMD lanes, GPU threads) is its own affair.
+
+Index expressions are attributes: ``#0 .. #n`` are the index operands of the operation by position, other symbols are
+the sizes of the kernel, which its argument types name and its ``symbols`` attribute lists in order::
+
+    kernel @scale(%x: buf f32[N,64], %y: buf f32[N,64]) {symbols=["N"], outputs=1} {
+      k.for () {lo=0, hi=N, kind="parallel", ...} { (%i: index):
+        k.for () {lo=0, hi=64, kind="vector", ...} { (%j: index):
+          %a = k.load %x, %i, %j {map=[#0,#1], ...} : f32
+
+Both back ends take this level and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from pjit.ir import expr
+from pjit.ir.core import Block, Function, Loc, Module, Op, Value
+from pjit.ir.errors import require
+from pjit.ir.expr import Dim, Expr
+from pjit.ir.opdef import OpDef, attr, operand, variadic
+from pjit.ir.types import (
+    FLOATS,
+    INDEX,
+    BufferType,
+    DType,
+    IndexType,
+    ScalarType,
+    Type,
+    bool_,
+    i64,
+)
+
+Guards = Sequence[tuple[Dim, Dim]]  # (expression, bound): holds when 0 <= expression < bound
+KINDS = ("parallel", "serial", "unroll", "vector")
+COMBINE = {"add": 0.0, "mul": 1.0, "max": float("-inf"), "min": float("inf"), "and": 1.0, "or": 0.0}
+
+
+class KernelOp(OpDef):
+    """Base of the operations of the kernel level."""
+
+    level = "kernel"
+    __slots__ = ()
+
+
+class For(KernelOp, name="k.for"):
+    """A loop ``for i in lo..hi``; carries values from one iteration to the next.
+
+    Operands: index values (``n_index`` of them, for ``lo`` and ``hi``), then the initial carried values. The region has
+    the loop variable and the carried values as arguments and yields the next ones; the results are the last ones.
+    In a ``vector`` loop carried values are reductions: ``combine`` names for each the associative primitive that
+    joins the partial results of the lanes, and the region must apply that primitive to the carried value.
+    ``unroll`` is how many iterations (of vectors, in a vector loop) are in flight at once.
+    """
+
+    inputs = variadic()
+    lo = attr(0)
+    hi = attr()
+    kind = attr("serial")
+    n_index = attr(0)
+    unroll = attr(1)
+    combine = attr(())
+    __slots__ = ()
+
+    @staticmethod
+    def infer(inputs: list[Type], **attrs: Any) -> tuple[Type, ...]:
+        """The carried types."""
+        require(
+            attrs["kind"] in KINDS, "(C1) kind is one of " + ", ".join(KINDS), got=attrs["kind"]
+        )
+        n, carried = attrs["n_index"], inputs[attrs["n_index"] :]
+        require(
+            all(isinstance(t, IndexType) for t in inputs[:n]), "(C2) the bounds use index values"
+        )
+        require(
+            not carried or attrs["kind"] in ("serial", "vector", "unroll"),
+            "(C3) a parallel loop carries nothing",
+        )
+        require(
+            attrs["kind"] != "vector" or len(attrs["combine"]) == len(carried),
+            "(C4) a vector loop names how each carried value is combined",
+            got=attrs["combine"],
+        )
+        return tuple(carried)
+
+    @property
+    def body(self) -> Block:
+        """The region."""
+        return self.regions[0]
+
+    @property
+    def carried(self) -> tuple[Value, ...]:
+        """The initial carried values."""
+        return self.operands[self.n_index :]
+
+
+class KYield(KernelOp, name="k.yield"):
+    """Ends the region of a loop or of a contraction."""
+
+    terminator = True
+    values = variadic()
+    __slots__ = ()
+
+    @staticmethod
+    def infer(values: list[Type]) -> tuple:
+        """No result."""
+        return ()
+
+
+class Load(KernelOp, name="k.load"):
+    """The element of a buffer at ``map``; ``otherwise`` where a guard does not hold (nothing is read there)."""
+
+    buffer = operand()
+    index = variadic()
+    map = attr()
+    guards = attr(())
+    otherwise = attr(0.0)
+    __slots__ = ()
+
+    @staticmethod
+    def infer(buffer: BufferType, index: list[Type], **attrs: Any) -> Type:
+        """A scalar of the buffer's dtype."""
+        require(isinstance(buffer, BufferType), "(C1) the first operand is a buffer", got=buffer)
+        require(
+            len(attrs["map"]) == len(buffer.shape), "(C2) one index per dimension", got=attrs["map"]
+        )
+        return ScalarType(buffer.dtype)
+
+
+class Store(KernelOp, name="k.store"):
+    """Writes a scalar to a buffer at ``map``; nothing where a guard does not hold."""
+
+    value = operand()
+    buffer = operand()
+    index = variadic()
+    map = attr()
+    guards = attr(())
+    pure = False
+    __slots__ = ()
+
+    @staticmethod
+    def infer(value: Type, buffer: BufferType, index: list[Type], **attrs: Any) -> tuple:
+        """No result."""
+        require(isinstance(buffer, BufferType), "(C1) the second operand is a buffer", got=buffer)
+        require(
+            len(attrs["map"]) == len(buffer.shape), "(C2) one index per dimension", got=attrs["map"]
+        )
+        require(
+            value == ScalarType(buffer.dtype), "(C3) the value has the buffer's dtype", got=value
+        )
+        return ()
+
+
+class Scratch(KernelOp, name="k.scratch"):
+    """Memory private to one thread, 64-byte aligned; its sizes are static."""
+
+    dtype = attr()
+    shape = attr()
+    pure = False
+    __slots__ = ()
+
+    @staticmethod
+    def infer(*, dtype: DType, shape: tuple[Dim, ...]) -> Type:
+        """A buffer."""
+        return BufferType(dtype, shape)
+
+
+class KConst(KernelOp, name="k.const"):
+    """A scalar constant."""
+
+    value = attr()
+    dtype = attr()
+    __slots__ = ()
+
+    @staticmethod
+    def infer(*, value: Any, dtype: DType) -> Type:
+        """A scalar."""
+        return ScalarType(dtype)
+
+
+class IndexValue(KernelOp, name="k.index"):
+    """An index expression as an i64 scalar."""
+
+    index = variadic()
+    map = attr()
+    __slots__ = ()
+
+    @staticmethod
+    def infer(index: list[Type], *, map: tuple[Dim, ...]) -> Type:
+        """An i64 scalar."""
+        require(len(map) == 1, "(C1) one expression", got=map)
+        return ScalarType(i64)
+
+
+class ToIndex(KernelOp, name="k.to_index"):
+    """A scalar integer as an index; negative ones count from ``extent``. Outside the range the call fails.
+
+    ``extent`` is an index expression; ``what`` and the location name the operator in the error. The index that the
+    kernel goes on with is clamped into the range, so that nothing is read out of bounds.
+    """
+
+    value = operand()
+    index = variadic()
+    extent = attr()
+    what = attr("index")
+    pure = False
+    __slots__ = ()
+
+    @staticmethod
+    def infer(value: Type, index: list[Type], **attrs: Any) -> Type:
+        """An index."""
+        return INDEX
+
+
+class Inside(KernelOp, name="k.inside"):
+    """Whether all guards hold, as a bool."""
+
+    index = variadic()
+    guards = attr()
+    __slots__ = ()
+
+    @staticmethod
+    def infer(index: list[Type], *, guards: Guards) -> Type:
+        """A bool scalar."""
+        return ScalarType(bool_)
+
+
+class KCast(KernelOp, name="k.cast"):
+    """Converts a scalar. Float to int rounds towards zero, to bool compares with zero."""
+
+    x = operand()
+    dtype = attr()
+    __slots__ = ()
+
+    @staticmethod
+    def infer(x: ScalarType, *, dtype: DType) -> Type:
+        """A scalar of the dtype."""
+        return ScalarType(dtype)
+
+
+class Contraction(KernelOp, name="k.contract"):
+    """One tile of a contraction: ``acc[r, c] = sum over taps t and depth k of A[a_map] * B[b_map]``.
+
+    It covers a matrix product (one row dimension, no taps), and convolutions on channels-last tensors (rows are the
+    output pixels, taps the window): a sum over (kh, kw, channel) without a patch matrix.
+
+    The rows are the row-major flattening of ``rows`` (extents, symbolic allowed); the tile holds the ``mr`` rows from
+    ``row0`` on that exist, and the ``nr`` columns from ``col0`` on that are below ``cols``. ``a_map`` gives the element of
+    A over the atoms ``#0..`` (index operands), ``#r0..`` (coordinates of the row), ``#t0..`` (taps) and ``#k``; the
+    element's linear offset in the buffer must be affine in taps and ``#k``. ``a_guards`` (over rows and taps) say where A
+    counts as zero. ``b_map`` is over ``#0..``, ``#t0..``, ``#k`` and ``#c`` (the column within the tile: contiguous, and all ``nr`` of
+    them are always readable); its linear offset grows by the same step from each (tap, k) to the next in row-major order.
+
+    The region gets the accumulated element, the row coordinates and the column, and stores the finished element; the
+    accumulator has B's dtype, f32 or f64. The sum over k runs in order, with fused multiply-adds where the target has
+    them.
+    """
+
+    a = operand(FLOATS)
+    b = operand(FLOATS)
+    index = variadic()
+    rows = attr()
+    taps = attr(())
+    depth = attr()
+    cols = attr()
+    mr = attr()
+    nr = attr()
+    row0 = attr()
+    col0 = attr()
+    a_map = attr()
+    a_guards = attr(())
+    b_map = attr()
+    pure = False
+    __slots__ = ()
+
+    @staticmethod
+    def infer(a: BufferType, b: BufferType, index: list[Type], **attrs: Any) -> tuple:
+        """No result: the region stores."""
+        require(
+            len(attrs["a_map"]) == len(a.shape),
+            "(C1) one index per dimension of A",
+            got=attrs["a_map"],
+        )
+        require(
+            len(attrs["b_map"]) == len(b.shape),
+            "(C2) one index per dimension of B",
+            got=attrs["b_map"],
+        )
+        return ()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How an operator is a tile contraction of its first two operands: A read in place, B packed ``[..., nr]``.
+
+    ``batch`` are the extents of independent outer dimensions; ``rows``, ``taps``, ``depth`` and ``cols`` as in
+    ``Contraction``. The functions give indices: ``a_index(batch, rows, taps, k)``, ``a_guards(batch, rows, taps)``,
+    ``b_index(batch, block, taps, k, column in block)`` where block counts column blocks of width nr, and
+    ``out_index(batch, rows, column)`` into the result.
+    """
+
+    batch: tuple[Dim, ...]
+    rows: tuple[Dim, ...]
+    taps: tuple[int, ...]
+    depth: Dim
+    cols: Dim
+    a_index: Callable[..., Sequence[Dim]]
+    a_guards: Callable[..., Guards]
+    b_index: Callable[..., Sequence[Dim]]
+    out_index: Callable[..., Sequence[Dim]]
+
+
+class Prim(KernelOp):
+    """A scalar primitive; ``ref`` is its meaning for one lane."""
+
+    ref: Callable
+    arity: int
+    __slots__ = ()
+
+
+PRIMS: dict[str, type[Prim]] = {}
+
+
+def _prim(name: str, arity: int, ref: Callable, doc: str, result: str = "same") -> None:
+    def infer(*types: ScalarType, **attrs: Any) -> Type:
+        first = types[1] if name == "select" else types[0]
+        values = types[1:] if name == "select" else types
+        require(
+            all(t == first for t in values),
+            f"the operands of {name} have one dtype",
+            got=list(types),
+        )
+        return ScalarType(bool_) if result == "bool" else first
+
+    body: dict[str, Any] = {f"x{i}": operand() for i in range(arity)}
+    body |= {"__doc__": doc, "ref": staticmethod(ref), "infer": staticmethod(infer), "arity": arity}
+    body |= {"__slots__": (), "__module__": __name__}
+    PRIMS[name] = type(name.title(), (Prim,), body, name=f"k.{name}")
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    from math import erf
+
+    x = np.asarray(x)
+    return np.vectorize(erf, otypes=[np.float64])(x.astype(np.float64)).astype(x.dtype)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return (1 / (1 + np.exp(-x))).astype(x.dtype)
+
+
+def _trunc_div(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if np.asarray(x).dtype.kind == "f":
+        return np.divide(x, y)
+    return np.where(y == 0, 0, np.fix(np.true_divide(x, np.where(y == 0, 1, y)))).astype(x.dtype)
+
+
+for _name, _ref, _doc in [
+    ("neg", np.negative, "-x"),
+    ("abs", np.abs, "|x|"),
+    ("sqrt", np.sqrt, "Square root."),
+    ("exp", np.exp, "e**x"),
+    ("expm1", np.expm1, "e**x - 1"),
+    ("log", np.log, "Natural logarithm."),
+    ("log1p", np.log1p, "log(1 + x)"),
+    ("tanh", np.tanh, "Hyperbolic tangent."),
+    ("sinh", np.sinh, "Hyperbolic sine."),
+    ("cosh", np.cosh, "Hyperbolic cosine."),
+    ("erf", _erf, "Error function."),
+    ("sigmoid", _sigmoid, "1 / (1 + exp(-x))"),
+    ("sin", np.sin, "Sine."),
+    ("cos", np.cos, "Cosine."),
+    ("tan", np.tan, "Tangent."),
+    ("asin", np.arcsin, "Inverse sine."),
+    ("acos", np.arccos, "Inverse cosine."),
+    ("atan", np.arctan, "Inverse tangent."),
+    ("asinh", np.arcsinh, "Inverse hyperbolic sine."),
+    ("acosh", np.arccosh, "Inverse hyperbolic cosine."),
+    ("atanh", np.arctanh, "Inverse hyperbolic tangent."),
+    ("floor", np.floor, "Rounds down."),
+    ("ceil", np.ceil, "Rounds up."),
+    ("round", np.rint, "Rounds to nearest, ties to even."),
+    ("trunc", np.trunc, "Rounds towards zero."),
+    ("not", lambda x: ~x, "Bitwise or logical not."),
+]:
+    _prim(_name, 1, _ref, _doc)
+for _name, _ref, _doc in [
+    ("add", np.add, "x + y"),
+    ("sub", np.subtract, "x - y"),
+    ("mul", np.multiply, "x * y"),
+    ("div", _trunc_div, "x / y; integers round towards zero, and x / 0 is 0 for them."),
+    ("floordiv", np.floor_divide, "x / y rounded down; integers give 0 for y = 0."),
+    ("mod", np.mod, "Remainder with the sign of y; integers give 0 for y = 0."),
+    ("fmod", np.fmod, "Remainder with the sign of x; integers give 0 for y = 0."),
+    ("min", np.minimum, "The smaller; NaN propagates."),
+    ("max", np.maximum, "The larger; NaN propagates."),
+    ("pow", np.power, "x to the power y."),
+    ("atan2", np.arctan2, "The angle of (y, x)."),
+    ("copysign", np.copysign, "x with the sign of y."),
+    ("and", np.bitwise_and, "Bitwise or logical and."),
+    ("or", np.bitwise_or, "Bitwise or logical or."),
+    ("xor", np.bitwise_xor, "Bitwise or logical exclusive or."),
+    ("shl", np.left_shift, "x shifted left by y bits; 0 for y >= the width."),
+    ("shr", np.right_shift, "x shifted right by y bits, arithmetic for signed x."),
+]:
+    _prim(_name, 2, _ref, _doc)
+for _name, _ref, _doc in [
+    ("eq", np.equal, "x == y"),
+    ("ne", np.not_equal, "x != y"),
+    ("lt", np.less, "x < y"),
+    ("le", np.less_equal, "x <= y"),
+    ("gt", np.greater, "x > y"),
+    ("ge", np.greater_equal, "x >= y"),
+]:
+    _prim(_name, 2, _ref, _doc, "bool")
+_prim("fma", 3, lambda x, y, z: x * y + z, "x * y + z, rounded once where the target can.")
+_prim("select", 3, np.where, "y where x (a bool) is true, else z.")
+
+
+class ScalarBuilder:
+    """Builds kernel operations at the end of a block: ``b.add(x, y)``, loops, loads and stores.
+
+    Index expressions are written with the symbols of the loop variables; the builder makes them operands and maps.
+    """
+
+    def __init__(self, block: Block, loc: Loc) -> None:
+        self.block, self.loc = block, loc
+        self.variables: dict[str, Value] = {}
+        self.enclosing: dict[Block, Block] = {}  # of blocks whose operation is not built yet
+        self._fresh = 0
+
+    def emit(
+        self, cls: type[Op], operands: Sequence[Value], attrs: dict, regions: Sequence[Block] = ()
+    ) -> Op:
+        """Builds one operation at the end of the current block."""
+        from pjit.ir.opdef import complete_attrs, infer_types
+
+        full = complete_attrs(cls, attrs)
+        return self.block.append(
+            cls(operands, full, infer_types(cls, operands, full), self.loc, regions)
+        )
+
+    def __getattr__(self, name: str) -> Callable[..., Value]:
+        key = name.rstrip("_")
+        if key not in PRIMS:
+            raise AttributeError(f"no scalar primitive is called {key!r}")
+        return lambda *xs: self.emit(PRIMS[key], xs, {}).result
+
+    # Scalars
+
+    def const(self, value: Any, like: Value | DType) -> Value:
+        """A constant with the dtype of ``like``."""
+        dt = like if isinstance(like, DType) else like.dtype
+        value = bool(value) if dt.kind == "b" else float(value) if dt.is_float else int(value)
+        return self.emit(KConst, (), {"value": value, "dtype": dt}).result
+
+    def zero(self, x: Value) -> Value:
+        """0 with the dtype of x."""
+        return self.const(0, x)
+
+    def one(self, x: Value) -> Value:
+        """1 with the dtype of x."""
+        return self.const(1, x)
+
+    def cast(self, x: Value, dt: DType) -> Value:
+        """Converts; nothing is emitted when x has the dtype."""
+        return x if x.dtype == dt else self.emit(KCast, (x,), {"dtype": dt}).result
+
+    # Indices
+
+    def _fresh_name(self) -> str:
+        self._fresh += 1
+        return f"%i{self._fresh}"
+
+    def _mapped(
+        self, exprs: Sequence[Dim], keep: Mapping[str, Dim] = {}
+    ) -> tuple[list[Value], list[Dim]]:
+        """Index operands and the expressions over their positions."""
+        names = sorted(
+            set().union(*(expr.symbols(e) for e in exprs), set()) & self.variables.keys()
+        )
+        rename: dict[str, Dim] = {n: expr.sym(f"#{i}", 0) for i, n in enumerate(names)}
+        return [self.variables[n] for n in names], [
+            expr.substitute(e, {**rename, **keep}) for e in exprs
+        ]
+
+    def variable(self, value: Value, extent: Dim | None) -> Expr:
+        """The symbol that stands for an index value in expressions."""
+        name = self._fresh_name()
+        self.variables[name] = value
+        return expr.sym(name, 0, extent)
+
+    def index(self, e: Dim) -> Value:
+        """An index expression as an i64 scalar."""
+        values, mapped = self._mapped([e])
+        return self.emit(IndexValue, values, {"map": tuple(mapped)}).result
+
+    def to_index(self, x: Value, extent: Dim, what: str = "index") -> Expr:
+        """A data-dependent index, as a symbol for expressions."""
+        values, mapped = self._mapped([extent])
+        op = self.emit(ToIndex, (x, *values), {"extent": mapped[0], "what": what})
+        return self.variable(op.result, extent)
+
+    def _guards(self, guards: Guards) -> tuple[list[Dim], list[tuple[Dim, Dim]]]:
+        kept = [g for g in guards if not expr.within(g[0], 0, g[1])]
+        return [e for g in kept for e in g], kept
+
+    def inside(self, guards: Guards) -> Value | None:
+        """Whether all guards hold; None when that can be proven."""
+        flat, kept = self._guards(guards)
+        if not kept:
+            return None
+        values, mapped = self._mapped(flat)
+        pairs = tuple(zip(mapped[::2], mapped[1::2], strict=True))
+        return self.emit(Inside, values, {"guards": pairs}).result
+
+    # Memory
+
+    def load(
+        self, buffer: Value, index: Sequence[Dim], guards: Guards = (), otherwise: float = 0.0
+    ) -> Value:
+        """Reads an element."""
+        flat, _ = self._guards(guards)
+        values, mapped = self._mapped([*index, *flat])
+        n = len(index)
+        attrs = {"map": tuple(mapped[:n]), "otherwise": otherwise}
+        attrs["guards"] = tuple(zip(mapped[n::2], mapped[n + 1 :: 2], strict=True))
+        return self.emit(Load, (buffer, *values), attrs).result
+
+    def store(self, value: Value, buffer: Value, index: Sequence[Dim], guards: Guards = ()) -> None:
+        """Writes an element."""
+        flat, _ = self._guards(guards)
+        values, mapped = self._mapped([*index, *flat])
+        n = len(index)
+        attrs: dict[str, Any] = {"map": tuple(mapped[:n])}
+        attrs["guards"] = tuple(zip(mapped[n::2], mapped[n + 1 :: 2], strict=True))
+        self.emit(Store, (value, buffer, *values), attrs)
+
+    def scratch(self, dt: DType, shape: Sequence[int]) -> Value:
+        """Memory private to the thread; call it before the first loop."""
+        return self.emit(Scratch, (), {"dtype": dt, "shape": tuple(shape)}).result
+
+    @contextmanager
+    def located(self, loc: Loc) -> Iterator[None]:
+        """Uses another location for a while."""
+        saved, self.loc = self.loc, loc
+        try:
+            yield
+        finally:
+            self.loc = saved
+
+    # Loops
+
+    @contextmanager
+    def inside_block(self, block: Block) -> Iterator[None]:
+        """Builds into another block for a while."""
+        self.enclosing[block] = self.block
+        saved, self.block = self.block, block
+        try:
+            yield
+        finally:
+            self.block = saved
+
+    def loop(
+        self,
+        lo: Dim,
+        hi: Dim,
+        body: Callable[..., Sequence[Value] | None],
+        *,
+        kind: str = "serial",
+        init: Sequence[Value] = (),
+        combine: Sequence[str] = (),
+        unroll: int = 1,
+    ) -> tuple[Value, ...]:
+        """A loop; ``body(i, *carried)`` gets the loop variable as an expression and returns the next carried values."""
+        values, (lo_, hi_) = self._mapped([lo, hi])
+        block = Block([INDEX, *(v.type for v in init)])
+        name = self._fresh_name()
+        self.variables[name] = block.args[0]
+        extent = hi if isinstance(lo, int) and lo == 0 else None
+        i = expr.sym(name, 0, extent) if extent is not None else expr.sym(name, 0)
+        with self.inside_block(block):
+            result = body(i, *block.args[1:])
+            self.emit(KYield, tuple(result or ()), {})
+        attrs = {"lo": lo_, "hi": hi_, "kind": kind, "n_index": len(values), "unroll": unroll}
+        attrs["combine"] = tuple(combine)
+        return self.emit(For, (*values, *init), attrs, [block]).results
+
+    def contract(
+        self,
+        a: Value,
+        b: Value,
+        *,
+        rows: Sequence[Dim],
+        taps: Sequence[int],
+        depth: Dim,
+        cols: Dim,
+        tile: tuple[int, int],
+        row0: Dim,
+        col0: Dim,
+        a_index: Callable[[Sequence[Expr], Sequence[Expr], Expr], Sequence[Dim]],
+        a_guards: Callable[[Sequence[Expr], Sequence[Expr]], Guards],
+        b_index: Callable[[Sequence[Expr], Expr, Expr], Sequence[Dim]],
+        finish: Callable[[Value, Sequence[Expr], Expr], None],
+    ) -> None:
+        """One tile of a contraction; ``finish(acc, row coordinates, column)`` builds the region."""
+        r = [expr.sym(f"#r{i}", 0, e) for i, e in enumerate(rows)]
+        t = [expr.sym(f"#t{i}", 0, e) for i, e in enumerate(taps)]
+        k, c = expr.sym("#k", 0, depth), expr.sym("#c", 0, tile[1])
+        am, ag = list(a_index(r, t, k)), [e for g in a_guards(r, t) for e in g]
+        bm = list(b_index(t, k, c))
+        values, mapped = self._mapped([*am, *ag, *bm, row0, col0])
+        na, ng, nb = len(am), len(ag), len(bm)
+        guards = mapped[na : na + ng]
+        block = Block([ScalarType(b.dtype), *[INDEX] * (len(rows) + 1)])
+        acc, *coordinates = block.args
+        syms = []
+        for v, e in zip(coordinates, [*rows, cols], strict=True):
+            name = self._fresh_name()
+            self.variables[name] = v
+            syms.append(expr.sym(name, 0, e))
+        with self.inside_block(block):
+            finish(acc, syms[:-1], syms[-1])
+            self.emit(KYield, (), {})
+        attrs = {
+            "rows": tuple(rows),
+            "taps": tuple(taps),
+            "depth": depth,
+            "cols": cols,
+            "mr": tile[0],
+            "nr": tile[1],
+            "row0": mapped[-2],
+            "col0": mapped[-1],
+            "a_map": tuple(mapped[:na]),
+            "a_guards": tuple(zip(guards[::2], guards[1::2], strict=True)),
+            "b_map": tuple(mapped[na + ng : na + ng + nb]),
+        }
+        self.emit(Contraction, (a, b, *values), attrs, [block])
+
+
+class Puller(Protocol):
+    """What ``element(self, k, index)`` of an operator may use; a lowering pass implements it.
+
+    Indices are expressions (``Dim``), one per dimension of the value; scalars are kernel values.
+    """
+
+    b: ScalarBuilder
+
+    def read(self, value: Value, index: Sequence[Dim]) -> Value:
+        """The element of a value at an index: a load, or the inlined expression of its producer."""
+
+    def guarded(self, guards: Guards, make: Callable[[], Value], otherwise: float) -> Value:
+        """What ``make`` builds where the guards hold, else the constant; nothing out of bounds is read."""
+
+    def inside(self, guards: Guards) -> Value:
+        """Whether all guards hold, as a bool."""
+
+    def index(self, e: Dim) -> Value:
+        """An index expression as an i64 scalar."""
+
+    def to_index(self, x: Value, extent: Dim, what: str) -> Expr:
+        """A data-dependent index; negative counts from the end; out of range fails the call."""
+
+    def reduce(
+        self,
+        combine: str,
+        extents: Sequence[Dim],
+        body: Callable[[Sequence[Expr]], Value],
+        dtype: DType,
+    ) -> Value:
+        """Combines ``body(indices)`` over all indices below the extents with a key of COMBINE."""
+
+
+def kernel_function(
+    name: str, buffers: Sequence[tuple[str, BufferType]], outputs: int, **attrs: Any
+) -> Function:
+    """An empty kernel; the last ``outputs`` buffers are the ones it writes."""
+    block = Block([t for _, t in buffers], [n for n, _ in buffers])
+    names: dict[str, None] = {}
+    for _, t in buffers:
+        for d in t.shape:
+            names.update(dict.fromkeys(sorted(expr.symbols(d))))
+    return Function(name, block, "kernel", {"symbols": tuple(names), "outputs": outputs, **attrs})
+
+
+def kernels(module: Module) -> list[Function]:
+    """The kernels of a module, in order."""
+    return [f for f in module.functions.values() if f.level == "kernel"]

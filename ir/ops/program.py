@@ -1,0 +1,25 @@
+"""Steps of a program: what is left when every group has become a kernel."""
+
+from __future__ import annotations
+
+from pjit.ir.opdef import OpDef, attr, variadic
+from pjit.ir.types import TensorType
+
+
+class Launch(OpDef, name="launch"):
+    """Runs a kernel of the module on its operands; the results are the buffers that the kernel writes.
+
+    ``flops`` and ``seconds`` are the cost model's prediction for the launch, symbolic sizes counted as 1.
+    """
+
+    structural = True
+    inputs = variadic()
+    kernel = attr(doc="the name of the kernel")
+    schedule = attr((), doc="the choices that made the kernel, for reports")
+    flops = attr(0)
+    __slots__ = ()
+
+    @staticmethod
+    def infer(inputs: list[TensorType], **attrs: object) -> tuple:
+        """The types are those of the kernel's outputs: build it with explicit types."""
+        raise NotImplementedError("build `launch` with its result types")

@@ -1,0 +1,46 @@
+"""What a schedule needs to know of a machine: data only, made by the back end that runs the code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Constants of one target.
+
+    Attributes:
+        name: For reports and cache keys, e.g. ``x86-64-v4``.
+        vector_bits: Width of a vector register in bits.
+        vector_registers: How many there are.
+        fma: Whether a fused multiply-add is one instruction.
+        masked: Whether masked vector loads and stores are one instruction.
+        threads: Threads that run a program.
+        l1, l2: Data cache of one core, bytes.
+        flops_per_cycle: Peak f32 FLOP a cycle of one core.
+        frequency: Cycles a second.
+        bandwidth: Bytes a second one core reads from beyond L2.
+        barrier: Seconds that a barrier between the threads costs.
+    """
+
+    name: str
+    vector_bits: int = 512
+    vector_registers: int = 32
+    fma: bool = True
+    masked: bool = True
+    threads: int = 1
+    l1: int = 32 << 10
+    l2: int = 1 << 20
+    flops_per_cycle: int = 64
+    frequency: float = 3.7e9
+    bandwidth: float = 40e9
+    barrier: float = 0.3e-6
+
+    def lanes(self, bits: int) -> int:
+        """Elements of a width in one vector register, at least 1."""
+        return max(1, self.vector_bits // bits)
+
+    @property
+    def peak(self) -> float:
+        """Peak f32 FLOP a second of one core."""
+        return self.flops_per_cycle * self.frequency

@@ -1,0 +1,356 @@
+"""Groups operations that become one kernel.
+
+Three kinds of group, formed in this order:
+
+- ``tile``: a packed contraction, the views through which its first operand is read, and the elementwise operations
+  that follow on the same elements (bias, residual, activation), then views that only move the result;
+- ``row``: reductions over trailing dimensions and the elementwise operations around them (softmax, LayerNorm): one row
+  is read, reduced and written while it is in cache;
+- ``loop``: everything else that computes element by element, with its producers pulled in.
+
+A group has one result. A producer joins when all its uses are inside (so no cycle can arise); movement of inputs and
+constants of one element are repeated in every group that wants them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pjit.ir import expr, ops
+from pjit.ir.core import Block, Function, Loc, Module, Op, Value
+from pjit.ir.opdef import Elementwise, OpDef
+from pjit.ir.ops.fused import Fused
+from pjit.passes.manager import Context, Pass
+from pjit.passes.tile_access import reads_affine
+
+VIEWS = (ops.Reshape, ops.Transpose, ops.Broadcast, ops.Slice)
+POINTWISE = (
+    Elementwise,
+    *VIEWS,
+    ops.Pad,
+    ops.Iota,
+    ops.Sizes,
+    ops.Gather,
+    ops.GatherElements,
+    ops.GatherNd,
+)
+LIGHT = (
+    ops.Add,
+    ops.Sub,
+    ops.Mul,
+    ops.Neg,
+    ops.Max,
+    ops.Min,
+    ops.Where,
+    ops.Eq,
+    ops.Lt,
+    ops.Gt,
+    ops.Not,
+)
+ROW_REDUCTIONS = (ops.ReduceSum, ops.ReduceProd, ops.ReduceMax, ops.ReduceMin)
+
+
+def is_tile(op: Op) -> bool:
+    """Whether the operation is a tile contraction."""
+    return isinstance(op, OpDef) and op.lowering() == "tile"
+
+
+def is_pulled(op: Op) -> bool:
+    """Whether the operation has scalar code per element."""
+    return isinstance(op, OpDef) and op.lowering() in ("scalar", "element")
+
+
+def is_small_constant(op: Op | None) -> bool:
+    """Whether the operation is a constant of one element, which kernels hold as an immediate."""
+    return isinstance(op, ops.Const) and all(d == 1 for d in op.shape)
+
+
+def trailing_axes(op: Op) -> int | None:
+    """How many trailing dimensions a reduction removes; None when others are reduced."""
+    rank, axes = len(op.operands[0].shape), op.attrs["axes"]
+    return len(axes) if axes and tuple(axes) == tuple(range(rank - len(axes), rank)) else None
+
+
+@dataclass(frozen=True)
+class Fuse(Pass):
+    """Makes groups; ``max_ops`` bounds the operations of one."""
+
+    name: ClassVar[str] = "fuse"
+    ensures: ClassVar[str] = "fused"
+    max_ops: int = 48
+
+    def run(self, module: Module, context: Context) -> bool:
+        """Rewrites the main function to level ``fused``."""
+        for function in module.functions.values():
+            if function.level == "graph":
+                _Grouping(function, self.max_ops).run()
+                function.level = "fused"
+        return True
+
+
+class _Grouping:
+    """The grouping of one function."""
+
+    def __init__(self, function: Function, max_ops: int) -> None:
+        self.block, self.max_ops = function.body, max_ops
+        self.order = {op: i for i, op in enumerate(self.block.ops)}
+        self.group_of: dict[Op, Op] = {}  # operation -> root of its group
+        self.kinds: dict[Op, str] = {}  # root -> kind
+        self.members: dict[Op, list[Op]] = {}
+        self.depth: dict[Op, int] = {}  # row groups: number of reduced trailing dimensions
+
+    def run(self) -> None:
+        for op in self.block.ops:
+            if is_tile(op):
+                self._grow_tile(op)
+        for op in reversed(self.block.ops):
+            if op not in self.group_of and self._can_root(op):
+                self._grow(op)
+        self._build()
+
+    # Tile groups: forward from the contraction
+
+    def _grow_tile(self, anchor: Op) -> None:
+        group, end = [anchor], anchor.result
+        shape = anchor.type.shape
+        while True:
+            step = self._elementwise_step(group, end, shape)
+            if step is None:
+                break
+            group += step
+            end = step[-1].result
+        while len(end.users) == 1 and self._is_moving(end.users[0]):
+            group.append(end.users[0])
+            end = end.users[0].result
+        root = group[-1]
+        for op in group:
+            self.group_of[op] = root
+        self.kinds[root] = "tile"
+        self.members[root] = group
+
+    def _elementwise_step(self, group: list[Op], end: Value, shape: tuple) -> list[Op] | None:
+        """The next elementwise operations after which one value is all that leaves the group."""
+        if not end.uses or any(u.op_name == "return" for u in end.users):
+            return None
+        step: list[Op] = []
+        values = {end}
+        while len(step) < 12 and len(group) + len(step) < self.max_ops:
+            users = {u for v in values for u in v.users if u not in step}
+            if not users:
+                return None
+            nxt = min(users, key=lambda u: self.order.get(u, 1 << 30))
+            if (
+                not isinstance(nxt, Elementwise)
+                or nxt in self.group_of
+                or nxt.parent is not self.block
+            ):
+                return None
+            if nxt.type.shape != shape:
+                return None
+            step.append(nxt)
+            values.add(nxt.result)
+            inside = set(step)
+            escaping = [v for v in values if not v.uses or any(u not in inside for u in v.users)]
+            if escaping == [nxt.result]:
+                return step
+        return None
+
+    def _is_moving(self, op: Op) -> bool:
+        """A reshape or transpose that can happen on the way to memory."""
+        return isinstance(op, ops.Reshape | ops.Transpose) and op.parent is self.block
+
+    # Loop and row groups: backward from the result
+
+    def _can_root(self, op: Op) -> bool:
+        if isinstance(op, ops.Reshape):
+            source = op.operands[0].op
+            if source is None or isinstance(source, ops.Const) or not self._joins_alone(source):
+                return False  # the same memory under another shape
+        return is_pulled(op) and op.parent is self.block
+
+    def _joins_alone(self, op: Op) -> bool:
+        return isinstance(op, POINTWISE) and op not in self.group_of and len(op.result.users) == 1
+
+    def _grow(self, root: Op) -> None:
+        row = self._row_group(root)
+        if row is not None:
+            group, depth = row
+            self.kinds[root], self.depth[root] = "row", depth
+        else:
+            group = self._loop_group(root)
+            self.kinds[root] = "loop"
+        self.members[root] = group
+        for op in group:
+            self.group_of[op] = root
+
+    def _free(self, op: Op | None, inside: set[Op]) -> bool:
+        """Whether a producer is in no group yet and all its uses are inside."""
+        return (
+            op is not None
+            and len(op.results) == 1
+            and op.parent is self.block
+            and op not in self.group_of
+            and all(u in inside for u in op.result.users)
+        )
+
+    def _loop_group(self, root: Op) -> list[Op]:
+        inside, queue = {root}, [root]
+        aligned = {root}  # operations that are read at the same index as the root
+        while queue and len(inside) < self.max_ops:
+            op = max(queue, key=lambda o: self.order[o])
+            queue.remove(op)
+            if not isinstance(op, (*POINTWISE, ops.Concat, *ROW_REDUCTIONS)):
+                continue
+            for v in op.operands:
+                p = v.op
+                if p is None or p in inside or not self._free(p, inside):
+                    continue
+                same = v.shape == root.type.shape and isinstance(op, Elementwise) and op in aligned
+                if not self._joins(p, op, same):
+                    continue
+                inside.add(p)
+                queue.append(p)
+                if same:
+                    aligned.add(p)
+        return sorted(inside, key=lambda o: self.order[o])
+
+    def _joins(self, p: Op, user: Op, aligned: bool) -> bool:
+        """Whether pulling a producer into its user's loop does no work twice."""
+        if not isinstance(p, POINTWISE):
+            return aligned and is_pulled(p) and not isinstance(p, ops.Concat)
+        if isinstance(user, ops.Gather | ops.GatherElements | ops.GatherNd):
+            return _cheap(p)
+        grows = isinstance(user, Elementwise | ops.Broadcast) and p.type.shape != user.type.shape
+        return not grows or _cheap(p) or isinstance(p, LIGHT)
+
+    def _row_group(self, root: Op) -> tuple[list[Op], int] | None:
+        """The row group that ends at ``root``, with the number of reduced dimensions, if there is one."""
+        if not isinstance(root, (*ROW_REDUCTIONS, Elementwise)):
+            return None
+        reduction = self._nearest_reduction(root)
+        if reduction is None:
+            return None
+        depth = trailing_axes(reduction)
+        full = reduction.operands[0].shape
+        if depth is None or any(isinstance(d, int) and d == 0 for d in full):
+            return None
+        shapes = _row_shapes(full, depth)
+        if root.result.shape not in shapes:
+            return None
+        inside, queue = {root}, [root]
+        while queue and len(inside) < self.max_ops:
+            op = max(queue, key=lambda o: self.order[o])
+            queue.remove(op)
+            for v in op.operands:
+                p = v.op
+                if p in inside or not self._free(p, inside):
+                    continue
+                if self._fits_row(p, full, depth, shapes):
+                    inside.add(p)
+                    queue.append(p)
+        if not any(isinstance(o, ROW_REDUCTIONS) for o in inside):
+            return None
+        return sorted(inside, key=lambda o: self.order[o]), depth
+
+    def _nearest_reduction(self, root: Op) -> Op | None:
+        seen, queue = {root}, [root]
+        while queue and len(seen) < 24:
+            op = queue.pop(0)
+            if isinstance(op, ROW_REDUCTIONS):
+                return op
+            for v in op.operands:
+                p = v.op
+                if p in seen or p is None or p in self.group_of or p.parent is not self.block:
+                    continue
+                if isinstance(p, (*ROW_REDUCTIONS, Elementwise, ops.Reshape, ops.Broadcast)):
+                    seen.add(p)
+                    queue.append(p)
+        return None
+
+    def _fits_row(self, op: Op, full: tuple, depth: int, shapes: set[tuple]) -> bool:
+        if isinstance(op, ROW_REDUCTIONS):
+            return op.operands[0].shape == full and trailing_axes(op) == depth
+        if isinstance(op, ops.Reshape | ops.Broadcast):
+            source = op.operands[0]
+            return op.result.shape in shapes and source.shape in shapes
+        return isinstance(op, Elementwise) and op.result.shape in shapes
+
+    # Building the fused operations
+
+    def _build(self) -> None:
+        for root in [op for op in self.block.ops if op in self.kinds]:
+            group = self.members[root]
+            if self.kinds[root] == "tile":
+                group = self._with_views(group)
+            self._outline(root, group, self.kinds[root], self.depth.get(root, 0))
+        self._drop_unused()
+
+    def _with_views(self, group: list[Op]) -> list[Op]:
+        """Adds the views through which the contraction can read its first operand."""
+        anchor, views = group[0], []
+        value = anchor.operands[0]
+        while isinstance(value.op, VIEWS) and value.op.parent is self.block:
+            views.insert(0, value.op)
+            value = value.op.operands[0]
+        while views and not reads_affine(anchor, views):
+            views.pop(0)
+        return [*views, *group]
+
+    def _outline(self, root: Op, group: list[Op], kind: str, depth: int) -> None:
+        inside = set(group)
+        body = Block()
+        copies: dict[Value, Value] = {}
+        inputs: dict[Value, Value] = {}
+
+        def mapped(v: Value) -> Value:
+            if v in copies:
+                return copies[v]
+            if is_small_constant(v.op):
+                copies[v] = body.append(_clone(v.op, ())).results[0]  # type: ignore[arg-type]
+                return copies[v]
+            if v not in inputs:
+                inputs[v] = body.add_arg(v.type, v.name)
+            return inputs[v]
+
+        for op in group:
+            new = _clone(op, [mapped(v) for v in op.operands])
+            body.append(new)
+            copies[op.result] = new.results[0]
+        body.append(ops.Yield([copies[root.result]], {}, (), root.loc))
+        fused = Fused(
+            list(inputs),
+            {"kind": kind, "schedule": (("depth", depth),) if depth else ()},
+            [root.result.type],
+            Loc.merge(o.loc for o in group if o in inside),
+            [body],
+        )
+        fused.results[0].name = root.result.name
+        self.block.insert_before(root, fused)
+        root.result.replace_by(fused.results[0])
+
+    def _drop_unused(self) -> None:
+        for op in reversed(list(self.block.ops)):
+            if not op.terminator and op.results and all(not r.uses for r in op.results):
+                if getattr(op, "pure", True):
+                    op.erase()
+
+
+def _clone(op: Op, operands: Iterable[Value]) -> Op:
+    new = type(op)(operands, op.attrs, [r.type for r in op.results], op.loc)
+    for a, b in zip(new.results, op.results, strict=True):
+        a.name = b.name
+    return new
+
+
+def _cheap(op: Op) -> bool:
+    return isinstance(op, (*VIEWS, ops.Cast, ops.Iota))
+
+
+def _row_shapes(full: tuple, depth: int) -> set[tuple]:
+    """The shapes of values in a row group: a full row, or one element per row."""
+    lead = full[: len(full) - depth]
+    kept = {lead + (1,) * k for k in range(depth + 1)}
+    tails = {full[len(full) - k :] for k in range(depth + 1)}
+    return {full, *kept, *tails, ()} if expr.product(full) != 1 else {full, *kept}

@@ -1,0 +1,180 @@
+"""Turns each group into a kernel, and the function into a program of launches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pjit.ir import expr
+from pjit.ir.core import Block, Function, Module, Op, Value
+from pjit.ir.expr import Dim
+from pjit.ir.loops import ScalarBuilder, kernel_function
+from pjit.ir.opdef import OpDef
+from pjit.ir.ops.basic import Return
+from pjit.ir.ops.fused import Fused
+from pjit.ir.ops.program import Launch
+from pjit.ir.target import Machine
+from pjit.ir.types import BufferType
+from pjit.passes.manager import Context, Pass
+from pjit.passes.pull import GroupPuller
+
+
+class KernelBuild:
+    """A kernel under construction: its builder, its buffers, and a puller that reads the group's inputs."""
+
+    def __init__(self, fused: Fused, name: str, constants: dict[str, np.ndarray], machine: Machine):
+        self.fused, self.machine = fused, machine
+        buffers = [(f"a{i}", _buffer(v)) for i, v in enumerate(fused.body.args)]
+        outputs = fused.outputs
+        buffers += [(f"y{i}", _buffer(v)) for i, v in enumerate(outputs)]
+        self.function = kernel_function(name, buffers, len(outputs))
+        self.b = ScalarBuilder(self.function.body, fused.loc)
+        memory = self.function.args
+        self.memory = dict(zip(fused.body.args, memory[: len(fused.body.args)], strict=True))
+        self.output = memory[-1]
+        self.puller = GroupPuller(self.b, constants, {})
+        for v, m in self.memory.items():
+            self.puller.given[v] = self.puller.buffer(m)
+
+    @property
+    def root(self) -> Value:
+        """The value of the group's result."""
+        return self.fused.outputs[0]
+
+    def parallel(self, extents: Sequence[Dim], body: Any) -> None:
+        """The parallel nest; ``body(indices)``. Without extents it is one iteration."""
+
+        def nest(done: list[Dim]) -> None:
+            if len(done) == max(1, len(extents)):
+                body(done[: len(extents)])
+                return
+            extent = extents[len(done)] if extents else 1
+            self.b.loop(0, extent, lambda i: nest([*done, i]), kind="parallel")
+
+        nest([])
+
+    def finish(self) -> Function:
+        """Ends the kernel."""
+        self.b.emit(Return, (), {})
+        return self.function
+
+
+def _buffer(v: Value) -> BufferType:
+    return BufferType(v.dtype, v.shape)
+
+
+@dataclass(frozen=True)
+class Lower(Pass):
+    """Makes kernels of groups; groups of the same structure share one."""
+
+    name: ClassVar[str] = "lower"
+    requires: ClassVar[str] = "fused"
+    ensures: ClassVar[str] = "program"
+
+    def run(self, module: Module, context: Context) -> bool:
+        """Adds the kernels to the module and rewrites the main function to level ``program``."""
+        known: dict[Any, str] = {}
+        main = module.main
+        for op in list(main.body.ops):
+            if not isinstance(op, Fused):
+                continue
+            name = f"k{len(known)}_{_label(op)}"
+            kernel = lower_group(op, name, module.constants, context.machine)
+            key = structure(kernel)
+            if key not in known:
+                known[key] = name
+                module.add(kernel)
+            launch = Launch(
+                op.operands,
+                {"kernel": known[key], "schedule": (("kind", op.kind), *op.schedule), "flops": 0},
+                [r.type for r in op.results],
+                op.loc,
+            )
+            launch.results[0].name = op.results[0].name
+            main.body.insert_before(op, launch)
+            for old, new in zip(op.results, launch.results, strict=True):
+                old.replace_by(new)
+            op.erase()
+        main.level = "program"
+        return True
+
+
+def lower_group(
+    fused: Fused, name: str, constants: dict[str, np.ndarray], machine: Machine
+) -> Function:
+    """The kernel of one group."""
+    from pjit.passes.lower_loop import lower_loop
+    from pjit.passes.lower_row import lower_row
+    from pjit.passes.lower_tile import lower_tile
+
+    build = KernelBuild(fused, name, constants, machine)
+    {"loop": lower_loop, "row": lower_row, "tile": lower_tile}[fused.kind](build)
+    return build.finish()
+
+
+def _label(fused: Fused) -> str:
+    """A name from the operators that matter, for profiles."""
+    names = [o.op_name.split(".")[-1] for o in fused.body.ops if isinstance(o, OpDef)]
+    names = [n for n in names if n not in ("const", "yield", "reshape", "broadcast")]
+    heavy = [n for n in names if n in ("conv_packed", "matmul_packed", "depthwise", "max_pool")]
+    return "_".join(dict.fromkeys(heavy + names[-2:])) or "copy"
+
+
+def structure(function: Function) -> Any:
+    """A key that is equal for functions that differ in names and locations only."""
+    numbers: dict[Value, int] = {}
+
+    def number(v: Value) -> int:
+        return numbers.setdefault(v, len(numbers))
+
+    def block(b: Block) -> tuple:
+        args = tuple((number(a), a.type) for a in b.args)
+        return args, tuple(operation(o) for o in b.ops)
+
+    def operation(op: Op) -> tuple:
+        inputs = tuple(number(v) for v in op.operands)
+        regions = tuple(block(r) for r in op.regions)
+        outputs = tuple((number(r), r.type) for r in op.results)
+        attrs = tuple(sorted((k, v) for k, v in op.attrs.items() if k != "what"))
+        return op.op_name, inputs, repr(attrs), regions, outputs
+
+    return block(function.body), tuple(function.attrs["symbols"])
+
+
+def merged_extents(shape: Sequence[Dim], operands: Sequence[Sequence[Dim]]) -> list[list[int]]:
+    """Runs of dimensions that every operand either has in full or broadcasts, so that one loop covers a run."""
+    rank = len(shape)
+    patterns = []
+    for s in operands:
+        full = (1,) * (rank - len(s)) + tuple(s)
+        patterns.append([f == d or d == 1 for f, d in zip(full, shape, strict=True)])
+    runs: list[list[int]] = []
+    for d in range(rank):
+        joins = runs and all(p[d] == p[d - 1] or shape[d] == 1 for p in patterns)
+        if joins:
+            runs[-1].append(d)
+        else:
+            runs.append([d])
+    return runs
+
+
+def unflatten(linear: Dim, shape: Sequence[Dim]) -> tuple[Dim, ...]:
+    """The row-major coordinates of a linear index."""
+    index: list[Dim] = []
+    step: Dim = 1
+    for at, d in reversed(list(enumerate(shape))):
+        x = expr.floordiv(linear, step)
+        index.append(expr.mod(x, d) if at else x)
+        step = step * d
+    return tuple(reversed(index))
+
+
+def flatten(index: Sequence[Dim], shape: Sequence[Dim]) -> Dim:
+    """The row-major linear index of coordinates."""
+    linear: Dim = 0
+    for i, d in zip(index, shape, strict=True):
+        linear = linear * d + i
+    return linear

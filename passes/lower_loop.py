@@ -1,0 +1,163 @@
+"""Kernels that compute each element of the result by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pjit.ir import expr, ops
+from pjit.ir.core import Op, Value
+from pjit.ir.expr import Dim
+from pjit.ir.opdef import Elementwise
+from pjit.passes.lower import KernelBuild, merged_extents, unflatten
+from pjit.passes.schedule import CHUNK, guess, reducing, split_parallel
+
+Index = tuple[Dim, ...]
+
+
+def lower_loop(k: KernelBuild) -> None:
+    """Loops over the result; the last dimension is the vector."""
+    root = k.root
+    if isinstance(root.op, ops.Concat):
+        _concat(k, root.op)
+        return
+    window = next((o for o in k.fused.body.ops if reducing(o)), None)
+    if window is not None and len(root.shape) >= 3 and window.result.shape == root.shape:
+        _windows(k, window)
+        return
+    _elements(k, root.shape, lambda index: _finish(k, root, index))
+
+
+def _finish(k: KernelBuild, root: Value, index: Index) -> None:
+    k.b.store(k.puller.read(root, index), k.output, index)
+
+
+def _elements(k: KernelBuild, shape: Sequence[Dim], body: Callable[[Index], None]) -> None:
+    """Parallel leading dimensions, serial middle ones, a vector loop over the last."""
+    runs = _runs(k, shape)
+    extents = [expr.product(shape[d] for d in run) for run in runs]
+
+    def at(flat: Sequence[Dim]) -> Index:
+        index: list[Dim] = []
+        for i, run in zip(flat, runs, strict=True):
+            index += unflatten(i, [shape[d] for d in run])
+        return tuple(index)
+
+    if not extents:
+        k.parallel([], lambda _: body(()))
+    elif len(extents) == 1:
+        total = extents[0]
+
+        def chunk(i: Sequence[Dim]) -> None:
+            size = expr.minimum(CHUNK, total - i[0] * CHUNK) if guess(total) > CHUNK else total
+            k.b.loop(0, size, lambda j: body(at([i[0] * CHUNK + j])), kind="vector")
+
+        if isinstance(total, int) and total <= CHUNK:
+            k.parallel([], lambda _: k.b.loop(0, total, lambda j: body(at([j])), kind="vector"))
+        else:
+            k.parallel([expr.ceildiv(total, CHUNK)], chunk)
+    else:
+        n = split_parallel(extents, 1)
+        k.parallel(extents[:n], lambda i: _inner(k, extents[n:], lambda j: body(at([*i, *j]))))
+
+
+def _inner(k: KernelBuild, extents: Sequence[Dim], body: Callable[[Sequence[Dim]], None]) -> None:
+    """Serial loops around a vector loop."""
+
+    def nest(done: list[Dim]) -> None:
+        if len(done) == len(extents):
+            body(done)
+            return
+        last = len(done) == len(extents) - 1
+        k.b.loop(
+            0, extents[len(done)], lambda i: nest([*done, i]), kind="vector" if last else "serial"
+        )
+
+    nest([])
+
+
+def _runs(k: KernelBuild, shape: Sequence[Dim]) -> list[list[int]]:
+    """Dimensions that one loop covers."""
+    body = [o for o in k.fused.body.ops if not o.terminator]
+    if all(isinstance(o, Elementwise | ops.Const) for o in body):
+        runs = merged_extents(shape, [v.shape for o in body for v in o.operands])
+    else:
+        runs = [[d] for d in range(len(shape))]
+    return (
+        [r for r in runs if not all(shape[d] == 1 for d in r)] if _all_kept(runs, shape) else runs
+    )
+
+
+def _all_kept(runs: list[list[int]], shape: Sequence[Dim]) -> bool:
+    return not any(all(shape[d] == 1 for d in r) for r in runs)
+
+
+def _windows(k: KernelBuild, window: Op) -> None:
+    """Windows over a channels-last tensor: vectors of channels, within them along the row.
+
+    What a channel's vectors need for every pixel (the weights of a depthwise convolution) stays in registers; the row is
+    split where the window leaves the input, so that its middle part has no guards.
+    """
+    root, shape = k.root, k.root.shape
+    lead, width, channels = shape[:-2], shape[-2], shape[-1]
+    n = len(lead)
+
+    def row(i: Sequence[Dim]) -> None:
+        def vector(c: Dim) -> None:
+            for lo, hi, unroll in _parts(window, width):
+                k.b.loop(
+                    0,
+                    hi - lo,
+                    lambda w, lo=lo: _finish(k, root, (*i, w + lo, c)),
+                    unroll=unroll,
+                )
+
+        k.b.loop(0, channels, vector, kind="vector")
+
+    assert n >= 1
+    k.parallel(lead, row)
+
+
+def _parts(window: Op, width: Dim) -> list[tuple[Dim, Dim, int]]:
+    """The parts (from, to, unroll) of the row: left border, middle, right border."""
+    at = len(window.attrs["strides"]) - 1
+    kernel = (
+        window.operands[1].shape[at]
+        if isinstance(window, ops.Depthwise)
+        else window.attrs["kernel"][at]
+    )
+    stride, dilation = window.attrs["strides"][at], window.attrs["dilations"][at]
+    pad = window.attrs["pads"][at]
+    size = window.operands[0].shape[-2]
+    if window.attrs.get("channels_last", True) is False:
+        return [(0, width, 1)]
+    first = -(-pad // stride)
+    # the last position whose window ends inside: w*stride - pad + (kernel-1)*dilation <= size - 1
+    end = expr.floordiv(size - 1 + pad - (kernel - 1) * dilation, stride) + 1
+    if not isinstance(width, int) or not isinstance(end, int):
+        return [(0, width, 1)]
+    end = min(end, width)
+    if end <= first:
+        return [(0, width, 1)]
+    parts: list[tuple[Dim, Dim, int]] = [(0, first, 1), (first, end, 4), (end, width, 1)]
+    return [(lo, hi, u) for lo, hi, u in parts if lo != hi]
+
+
+def _concat(k: KernelBuild, concat: Op) -> None:
+    """One inner nest for each part, which writes its place in the result."""
+    axis, shape = concat.attrs["axis"], k.root.shape
+    lead = list(shape[:axis])
+    n = split_parallel([*lead, 1], 1) if lead else 0
+
+    def parts(outer: Sequence[Dim]) -> None:
+        start: Dim = 0
+        for v in concat.operands:
+
+            def element(inner: Sequence[Dim], v: Value = v, start: Dim = start) -> None:
+                index = (*outer, *inner)
+                value = k.puller.read(v, index)
+                k.b.store(value, k.output, (*index[:axis], index[axis] + start, *index[axis + 1 :]))
+
+            _inner(k, v.shape[n:], element)
+            start = start + v.shape[axis]
+
+    k.parallel(lead[:n], parts)

@@ -1,0 +1,84 @@
+"""Kernels of packed contractions with their epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pjit.ir import expr
+from pjit.ir.core import Value
+from pjit.ir.expr import Dim
+from pjit.ir.loops import Tile
+from pjit.ir.opdef import Elementwise
+from pjit.ir.ops.basic import Const
+from pjit.passes.lower import KernelBuild
+from pjit.passes.schedule import anchor_of
+from pjit.passes.tile_access import source_index
+
+
+def lower_tile(k: KernelBuild) -> None:
+    """Parallel over the batch, chunks of row tiles and column blocks; in a chunk one tile after the other.
+
+    A chunk's rows of A stay in the L2 cache while the column blocks pass; a column block of B stays there while the
+    chunk's tiles pass.
+    """
+    anchor = anchor_of(k.fused)
+    tile: Tile = anchor.tile()  # type: ignore[attr-defined]
+    mr, nr, chunk = (k.fused.choice(c) for c in ("mr", "nr", "chunk"))
+    tiles = expr.ceildiv(expr.product(tile.rows), mr)
+    blocks = anchor.operands[1].shape[-3]
+    a_source = anchor.operands[0]
+    while a_source not in k.memory:
+        assert a_source.op is not None
+        a_source = a_source.op.operands[0]
+    n = len(tile.batch)
+
+    def body(i: Sequence[Dim]) -> None:
+        batch, part, block = i[:n], i[n], i[n + 1]
+        count = expr.minimum(chunk, tiles - part * chunk) if chunk != tiles else tiles
+
+        def one(t: Dim) -> None:
+            k.b.contract(
+                k.memory[a_source],
+                k.memory[anchor.operands[1]],
+                rows=tile.rows,
+                taps=tile.taps,
+                depth=tile.depth,
+                cols=tile.cols,
+                tile=(mr, nr),
+                row0=(part * chunk + t) * mr,
+                col0=block * nr,
+                a_index=lambda r, t, d: source_index(
+                    anchor.operands[0], a_source, tile.a_index(batch, r, t, d)
+                ),
+                a_guards=lambda r, t: tile.a_guards(batch, r, t),
+                b_index=lambda t, d, c: tile.b_index(batch, block, t, d, c),
+                finish=lambda acc, r, c: _finish(k, anchor.result, tile, batch, acc, r, c),
+            )
+
+        k.b.loop(0, count, one)
+
+    k.parallel([*tile.batch, expr.ceildiv(tiles, chunk), blocks], body)
+
+
+def _finish(
+    k: KernelBuild,
+    contracted: Value,
+    tile: Tile,
+    batch: Sequence[Dim],
+    acc: Value,
+    rows: Sequence[Dim],
+    column: Dim,
+) -> None:
+    """Applies the epilogue to an accumulated element and stores it."""
+    index = tuple(tile.out_index(batch, rows, column))
+    k.puller.given[contracted] = lambda _: k.b.cast(acc, contracted.dtype)
+    moves = []
+    value = k.root
+    while value is not contracted and not isinstance(value.op, Elementwise | Const):
+        assert value.op is not None
+        moves.insert(0, value.op)
+        value = value.op.operands[0]
+    result = k.puller.read(value, index)
+    for op in moves:
+        index = tuple(op.push(index))  # type: ignore[attr-defined]
+    k.b.store(result, k.output, index)

@@ -1,0 +1,111 @@
+"""Chooses how each group runs: tile shapes, chunks, grain; by a cost model of the target.
+
+The model of a tile contraction counts cycles of the inner loop: per step of the depth, ``mr*nv`` fused multiply-adds
+at two a cycle, ``mr + nv`` loads at two a cycle, and the latency of the accumulators (four cycles); plus a fixed cost
+for each tile. What the last tile computes in vain counts like the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+from pjit.ir import expr, ops
+from pjit.ir.core import Module, Op
+from pjit.ir.expr import Dim
+from pjit.ir.loops import Tile
+from pjit.ir.ops.fused import Fused
+from pjit.ir.target import Machine
+from pjit.passes.manager import Context, Pass
+
+SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
+FMA_LATENCY = 4
+PARALLEL_TARGET = 64  # iterations of a parallel nest beyond which it is not split further
+CHUNK = 4096  # elements of a flat loop that one parallel iteration handles
+
+
+def guess(d: Dim) -> int:
+    """A size for planning: a symbol counts as ``SYMBOL_GUESS``."""
+    if isinstance(d, int):
+        return d
+    return max(1, int(expr.substitute(d, dict.fromkeys(expr.symbols(d), SYMBOL_GUESS))))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Schedule(Pass):
+    """Sets the schedule of every group."""
+
+    name: ClassVar[str] = "schedule"
+    requires: ClassVar[str] = "fused"
+    ensures: ClassVar[str] = "fused"
+
+    def run(self, module: Module, context: Context) -> bool:
+        """Annotates the groups of the main function."""
+        for op in module.main.body.ops:
+            if isinstance(op, Fused):
+                choices = dict(op.schedule)
+                if op.kind == "tile":
+                    choices |= tile_schedule(op, context.machine)
+                op.attrs["schedule"] = tuple(choices.items())
+        return True
+
+
+def anchor_of(fused: Fused) -> Op:
+    """The contraction of a tile group."""
+    return next(o for o in fused.body.ops if getattr(o, "tile", None))
+
+
+def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
+    """Rows of the register tile, row tiles in one chunk, grain."""
+    anchor = anchor_of(fused)
+    tile: Tile = anchor.tile()  # type: ignore[attr-defined]
+    packed = anchor.operands[1]
+    nr = packed.shape[-1]
+    nv = max(1, nr // machine.lanes(packed.dtype.bits))
+    rows, depth = guess(expr.product(tile.rows)), guess(tile.depth) * prod(tile.taps)
+    pointers = len(tile.rows) > 1 or len(tile.taps) > 0
+    static = all(isinstance(d, int) for d in tile.rows)
+    mr = tile_rows(rows if static else None, depth, nv, pointers, machine)
+    tiles = -(-rows // mr)
+    chunk_bytes = mr * guess(tile.depth) * packed.dtype.itemsize * (1 + (len(tile.taps) > 0))
+    chunk = max(1, min(tiles, machine.l2 // 4 // max(1, chunk_bytes)))
+    blocks = guess(packed.shape[-3]) * prod(guess(d) for d in tile.batch)
+    while chunk > 1 and blocks * -(-tiles // chunk) < 16 * machine.threads:
+        chunk = -(-chunk // 2)
+    return {"mr": mr, "nr": nr, "chunk": chunk, "grain": _grain(mr * chunk * nr * depth)}
+
+
+def _grain(flops: int) -> int:
+    """Parallel iterations that a thread should get at least, so that work outweighs the hand-over."""
+    return max(1, 20_000 // max(1, flops))
+
+
+def tile_rows(rows: int | None, depth: int, nv: int, pointers: bool, machine: Machine) -> int:
+    """The rows of the register tile: the fewest cycles for ``rows`` rows (None: many)."""
+    room = machine.vector_registers - nv - 1
+    most = max(1, min(room // nv, 8 if pointers else 14))
+    if machine.vector_registers <= 16:
+        most = max(1, min(most, 6))
+
+    def cycles(mr: int) -> float:
+        step = max(mr * nv / 2, (mr + nv) / 2, FMA_LATENCY if mr * nv < 2 * FMA_LATENCY else 0)
+        tile = depth * step + 3 * mr * nv + 20
+        return tile * (-(-rows // mr) if rows is not None else 1024 / mr)
+
+    return min(range(1, most + 1), key=lambda mr: (cycles(mr), -mr))
+
+
+def split_parallel(extents: list[Dim], keep: int) -> int:
+    """How many leading extents make the parallel nest: enough iterations, but not the last ``keep``."""
+    count = 0
+    total = 1
+    while count < len(extents) - keep and (total < PARALLEL_TARGET or count == 0):
+        total *= guess(extents[count])
+        count += 1
+    return count
+
+
+def reducing(op: Op) -> bool:
+    """Whether an operation reads a window: neighbours along the second last dimension share reads."""
+    return isinstance(op, ops.Depthwise | ops.MaxPool | ops.AvgPool)
