@@ -17,8 +17,8 @@ from pjit.ir.types import Type
 class Builder:
     """Appends operations to a block, or inserts them before an operation.
 
-    ``b(Add, x, y)`` builds an operation and returns its result (a tuple when there are several). ``loc`` is the
-    location of everything built; set it, or use ``with b.at(loc)``.
+    ``b(Add, x, y)`` builds an operation and returns its result (a tuple when there are several).
+    ``loc`` is the location of everything built; set it, or use ``with b.at(loc)``.
     """
 
     def __init__(self, block: Block, loc: Loc, module: Module, before: Op | None = None) -> None:

@@ -1,8 +1,9 @@
 """The IR: modules of functions of blocks of operations in SSA form.
 
-Invariants (checked by ``ir.verify``): every value is defined before it is used, in the same block or an enclosing
-one; every operation knows its block; a value's use list holds each (operation, operand position) exactly once;
-every operation has a location; a block that belongs to an operation ends with a terminator.
+Invariants (checked by ``ir.verify``): every value is defined before it is used, in the same block
+or an enclosing one; every operation knows its block; a value's use list holds each (operation,
+operand position) exactly once; every operation has a location; a block that belongs to an
+operation ends with a terminator.
 
 Control flow is structured: a region is one block, run by the operation that holds it.
 """
@@ -230,7 +231,9 @@ class Block:
 
 @dataclass(eq=False)
 class Function:
-    """A named block. ``level`` is ``graph``, ``fused``, ``kernel`` or ``program`` (see ``ir.verify``)."""
+    """A named block. ``level`` is ``graph``, ``fused``, ``kernel`` or ``program`` (see
+    ``ir.verify``).
+    """
 
     name: str
     body: Block

@@ -1,12 +1,12 @@
 """Symbolic integers: dimensions of tensors and indices of kernels.
 
-An expression is a polynomial with integer coefficients over atoms. An atom is a symbol, or the floor division,
-remainder, minimum or maximum of two expressions. Arithmetic keeps the normal form, so equal polynomials compare
-equal, and a constant is a plain ``int``. Division follows Python: it rounds down, and the remainder has the sign of
-the divisor. Divisors are positive.
+An expression is a polynomial with integer coefficients over atoms. An atom is a symbol, or the
+floor division, remainder, minimum or maximum of two expressions. Arithmetic keeps the normal
+form, so equal polynomials compare equal, and a constant is a plain ``int``. Division follows
+Python: it rounds down, and the remainder has the sign of the divisor. Divisors are positive.
 
-A symbol knows its range: a dimension is at least 1, a loop variable lies in ``[0, extent)``. Simplifications that
-need a range (``(i*W + j) // W == i``) use it.
+A symbol knows its range: a dimension is at least 1, a loop variable lies in ``[0, extent)``.
+Simplifications that need a range (``(i*W + j) // W == i``) use it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Arrays = tuple[np.ndarray, ...]
 def interpret(
     module: Module, *arrays: Any, symbols: Mapping[str, int] | None = None
 ) -> Arrays:
-    """Runs the main function of a module (level graph or fused) on the host.
+    """Runs the main function of a module (level graph, fused or program) on the host.
 
     Args:
         module: What to run.
@@ -42,7 +42,7 @@ def interpret(
         raise IRError(
             f"@{function.name} has {len(function.args)} arguments", got=f"{len(arrays)} arrays"
         )
-    runner = _Graph(module.constants, dict(symbols or {}))
+    runner = _Graph(module, dict(symbols or {}))
     values = [np.asarray(a) for a in arrays]
     runner.bind_arguments(function, values)
     with np.errstate(all="ignore"):
@@ -52,8 +52,8 @@ def interpret(
 class _Graph:
     """Runs blocks of tensor operations; ``sizes`` holds the symbols known so far."""
 
-    def __init__(self, constants: Mapping[str, np.ndarray], sizes: dict[str, int]) -> None:
-        self.constants, self.sizes = constants, sizes
+    def __init__(self, module: Module, sizes: dict[str, int]) -> None:
+        self.module, self.sizes = module, sizes
         self.values: dict[Value, np.ndarray] = {}
         self.introduced: dict[str, Op] = {}  # symbols that a result's shape defined
 
@@ -62,9 +62,7 @@ class _Graph:
             where = f"argument {v.index}{f' (%{v.name})' if v.name else ''} of @{function.name}"
             if a.ndim != v.tensor.rank or dtype(a.dtype) != v.dtype:
                 raise IRError("an argument has another type", where=where, expected=v.type, got=_text(a))
-            for d, n in zip(v.shape, a.shape, strict=True):
-                if isinstance(d, Expr) and str(d) in expr.symbols(d):
-                    self.sizes.setdefault(str(d), n)
+            solve(v.shape, a.shape, self.sizes)
         for v, a in zip(function.args, arrays, strict=True):
             wanted = v.tensor.substitute(self.sizes)
             if wanted.shape != a.shape:
@@ -138,13 +136,23 @@ class _Graph:
         )
 
     def constant(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
-        array = self.constants.get(op.attrs["value"])
+        array = self.module.constants.get(op.attrs["value"])
         if array is None:
             raise IRError(f"the module has no constant @{op.attrs['value']}", where=str(op.loc))
         return (array,)
 
     def fused(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
         return self.run(op.regions[0], operands)
+
+    def launch(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        kernel = self.module.functions[op.attrs["kernel"]]
+        types = [v.tensor.substitute(self.sizes) for v in op.results]
+        outputs = tuple(np.empty(t.static_shape, t.dtype.numpy) for t in types)
+        arrays, sizes = (*operands, *outputs), dict[str, int]()
+        for v, a in zip(kernel.args, arrays, strict=True):
+            solve(v.shape, a.shape, sizes)
+        interpret_kernel(kernel, arrays, {**self.sizes, **sizes})
+        return outputs
 
     def if_(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
         return self.run(op.regions[0 if operands[0].item() else 1], ())
@@ -175,10 +183,18 @@ class _Graph:
 _STRUCTURAL: dict[str, Callable[..., Sequence[np.ndarray]]] = {
     "const": _Graph.constant,
     "fused": _Graph.fused,
+    "launch": _Graph.launch,
     "if": _Graph.if_,
     "while": _Graph.while_,
     "scan": _Graph.scan,
 }
+
+
+def solve(dims: Sequence[Dim], shape: Sequence[int], sizes: dict[str, int]) -> None:
+    """Adds the sizes that dimensions which are bare symbols have in a shape; the first one counts."""
+    for d, n in zip(dims, shape, strict=True):
+        if isinstance(d, Expr) and str(d) in expr.symbols(d):
+            sizes.setdefault(str(d), n)
 
 
 def _text(a: np.ndarray) -> str:
@@ -229,7 +245,6 @@ def interpret_kernel(
     sizes = dict(sizes or {})
     if len(arrays) != len(function.args):
         raise IRError(f"@{function.name} has {len(function.args)} buffers", got=f"{len(arrays)} arrays")
-    runner = _Kernel(sizes)
     for v, a in zip(function.args, arrays, strict=True):
         assert isinstance(v.type, BufferType), v.type
         shape = tuple(evaluate(d, sizes) for d in v.type.shape)
@@ -240,9 +255,8 @@ def interpret_kernel(
                 expected=f"{v.type}, with shape {list(shape)}",
                 got=_text(a),
             )
-        runner.values[v] = a
     with np.errstate(all="ignore"):
-        runner.run(function.body, ())
+        _Kernel(sizes).run(function.body, arrays)
 
 
 class _Kernel:

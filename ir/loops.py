@@ -1,12 +1,14 @@
 """The kernel level: loops over buffers, scalar primitives and the tile contraction.
 
-A kernel is a function whose arguments are buffers. Its body is scratch allocations, one outermost nest of
-``parallel`` loops, and ``return``; the iterations of the parallel nest are independent and are split over the threads.
-Inside are ``serial``, ``unroll`` and ``vector`` loops, loads and stores, and scalar primitives. In a vector loop each
-scalar stands for one value per lane; what a target makes of that (SIMD lanes, GPU threads) is its own affair.
+A kernel is a function whose arguments are buffers. Its body is scratch allocations, one outermost
+nest of ``parallel`` loops, and ``return``; the iterations of the parallel nest are independent
+and are split over the threads. Inside are ``serial``, ``unroll`` and ``vector`` loops, loads and
+stores, and scalar primitives. In a vector loop each scalar stands for one value per lane; what a
+target makes of that (SIMD lanes, GPU threads) is its own affair.
 
-Index expressions are attributes: ``#0 .. #n`` are the index operands of the operation by position, other symbols are
-the sizes of the kernel, which its argument types name and its ``symbols`` attribute lists in order::
+Index expressions are attributes: ``#0 .. #n`` are the index operands of the operation by
+position, other symbols are the sizes of the kernel, which its argument types name and its
+``symbols`` attribute lists in order::
 
     kernel @scale(%x: buf f32[N,64], %y: buf f32[N,64]) {symbols=["N"], outputs=1} {
       k.for () {lo=0, hi=N, kind="parallel", ...} { (%i: index):
@@ -57,11 +59,12 @@ class KernelOp(OpDef):
 class For(KernelOp, name="k.for"):
     """A loop ``for i in lo..hi``; carries values from one iteration to the next.
 
-    Operands: index values (``n_index`` of them, for ``lo`` and ``hi``), then the initial carried values. The region has
-    the loop variable and the carried values as arguments and yields the next ones; the results are the last ones.
-    In a ``vector`` loop carried values are reductions: ``combine`` names for each the associative primitive that
-    joins the partial results of the lanes, and the region must apply that primitive to the carried value.
-    ``unroll`` is how many iterations (of vectors, in a vector loop) are in flight at once.
+    Operands: index values (``n_index`` of them, for ``lo`` and ``hi``), then the initial carried
+    values. The region has the loop variable and the carried values as arguments and yields the
+    next ones; the results are the last ones. In a ``vector`` loop carried values are reductions:
+    ``combine`` names for each the associative primitive that joins the partial results of the
+    lanes, and the region must apply that primitive to the carried value. ``unroll`` is how many
+    iterations (of vectors, in a vector loop) are in flight at once.
     """
 
     inputs = variadic()
@@ -119,7 +122,9 @@ class KYield(KernelOp, name="k.yield"):
 
 
 class Load(KernelOp, name="k.load"):
-    """The element of a buffer at ``map``; ``otherwise`` where a guard does not hold (nothing is read there)."""
+    """The element of a buffer at ``map``; ``otherwise`` where a guard does not hold (nothing is
+    read there).
+    """
 
     buffer = operand()
     index = variadic()
@@ -204,10 +209,12 @@ class IndexValue(KernelOp, name="k.index"):
 
 
 class ToIndex(KernelOp, name="k.to_index"):
-    """A scalar integer as an index; negative ones count from ``extent``. Outside the range the call fails.
+    """A scalar integer as an index; negative ones count from ``extent``. Outside the range the
+    call fails.
 
-    ``extent`` is an index expression; ``what`` and the location name the operator in the error. The index that the
-    kernel goes on with is clamped into the range, so that nothing is read out of bounds.
+    ``extent`` is an index expression; ``what`` and the location name the operator in the error.
+    The index that the kernel goes on with is clamped into the range, so that nothing is read out
+    of bounds.
     """
 
     value = operand()
@@ -250,21 +257,25 @@ class KCast(KernelOp, name="k.cast"):
 
 
 class Contraction(KernelOp, name="k.contract"):
-    """One tile of a contraction: ``acc[r, c] = sum over taps t and depth k of A[a_map] * B[b_map]``.
+    """One tile of a contraction: ``acc[r, c] = sum over taps t and depth k of A[a_map] *
+    B[b_map]``.
 
-    It covers a matrix product (one row dimension, no taps), and convolutions on channels-last tensors (rows are the
-    output pixels, taps the window): a sum over (kh, kw, channel) without a patch matrix.
+    It covers a matrix product (one row dimension, no taps), and convolutions on channels-last
+    tensors (rows are the output pixels, taps the window): a sum over (kh, kw, channel) without a
+    patch matrix.
 
-    The rows are the row-major flattening of ``rows`` (extents, symbolic allowed); the tile holds the ``mr`` rows from
-    ``row0`` on that exist, and the ``nr`` columns from ``col0`` on that are below ``cols``. ``a_map`` gives the element of
-    A over the atoms ``#0..`` (index operands), ``#r0..`` (coordinates of the row), ``#t0..`` (taps) and ``#k``; the
-    element's linear offset in the buffer must be affine in taps and ``#k``. ``a_guards`` (over rows and taps) say where A
-    counts as zero. ``b_map`` is over ``#0..``, ``#t0..``, ``#k`` and ``#c`` (the column within the tile: contiguous, and all ``nr`` of
-    them are always readable); its linear offset grows by the same step from each (tap, k) to the next in row-major order.
+    The rows are the row-major flattening of ``rows`` (extents, symbolic allowed); the tile holds
+    the ``mr`` rows from ``row0`` on that exist, and the ``nr`` columns from ``col0`` on that are
+    below ``cols``. ``a_map`` gives the element of A over the atoms ``#0..`` (index operands),
+    ``#r0..`` (coordinates of the row), ``#t0..`` (taps) and ``#k``; the element's linear offset
+    in the buffer must be affine in taps and ``#k``. ``a_guards`` (over rows and taps) say where A
+    counts as zero. ``b_map`` is over ``#0..``, ``#t0..``, ``#k`` and ``#c`` (the column within
+    the tile: contiguous, and all ``nr`` of them are always readable); its linear offset grows by
+    the same step from each (tap, k) to the next in row-major order.
 
-    The region gets the accumulated element, the row coordinates and the column, and stores the finished element; the
-    accumulator has B's dtype, f32 or f64. The sum over k runs in order, with fused multiply-adds where the target has
-    them.
+    The region gets the accumulated element, the row coordinates and the column, and stores the
+    finished element; the accumulator has B's dtype, f32 or f64. The sum over k runs in order,
+    with fused multiply-adds where the target has them.
     """
 
     a = operand(FLOATS)
@@ -302,12 +313,14 @@ class Contraction(KernelOp, name="k.contract"):
 
 @dataclass(frozen=True)
 class Tile:
-    """How an operator is a tile contraction of its first two operands: A read in place, B packed ``[..., nr]``.
+    """How an operator is a tile contraction of its first two operands: A read in place, B packed
+    ``[..., nr]``.
 
-    ``batch`` are the extents of independent outer dimensions; ``rows``, ``taps``, ``depth`` and ``cols`` as in
-    ``Contraction``. The functions give indices: ``a_index(batch, rows, taps, k)``, ``a_guards(batch, rows, taps)``,
-    ``b_index(batch, block, taps, k, column in block)`` where block counts column blocks of width nr, and
-    ``out_index(batch, rows, column)`` into the result.
+    ``batch`` are the extents of independent outer dimensions; ``rows``, ``taps``, ``depth`` and
+    ``cols`` as in ``Contraction``. The functions give indices: ``a_index(batch, rows, taps, k)``,
+    ``a_guards(batch, rows, taps)``, ``b_index(batch, block, taps, k, column in block)`` where
+    block counts column blocks of width nr, and ``out_index(batch, rows, column)`` into the
+    result.
     """
 
     batch: tuple[Dim, ...]
@@ -432,7 +445,8 @@ _prim("select", 3, np.where, "y where x (a bool) is true, else z.")
 class ScalarBuilder:
     """Builds kernel operations at the end of a block: ``b.add(x, y)``, loops, loads and stores.
 
-    Index expressions are written with the symbols of the loop variables; the builder makes them operands and maps.
+    Index expressions are written with the symbols of the loop variables; the builder makes them
+    operands and maps.
     """
 
     def __init__(self, block: Block, loc: Loc) -> None:
@@ -584,7 +598,9 @@ class ScalarBuilder:
         combine: Sequence[str] = (),
         unroll: int = 1,
     ) -> tuple[Value, ...]:
-        """A loop; ``body(i, *carried)`` gets the loop variable as an expression and returns the next carried values."""
+        """A loop; ``body(i, *carried)`` gets the loop variable as an expression and returns the
+        next carried values.
+        """
         values, (lo_, hi_) = self._mapped([lo, hi])
         block = Block([INDEX, *(v.type for v in init)])
         name = self._fresh_name()
@@ -662,7 +678,9 @@ class Puller(Protocol):
         """The element of a value at an index: a load, or the inlined expression of its producer."""
 
     def guarded(self, guards: Guards, make: Callable[[], Value], otherwise: float) -> Value:
-        """What ``make`` builds where the guards hold, else the constant; nothing out of bounds is read."""
+        """What ``make`` builds where the guards hold, else the constant; nothing out of bounds is
+        read.
+        """
 
     def inside(self, guards: Guards) -> Value:
         """Whether all guards hold, as a bool."""

@@ -1,7 +1,8 @@
 """How an operator is defined: one class says everything there is to know about it.
 
-A class declares its operands and attributes, infers its result types (raising ``ConstraintError``), has a NumPy
-reference ``ref``, exactly one lowering, and samples for the tests::
+A class declares its operands and attributes, infers its result types (raising
+``ConstraintError``), has a NumPy reference ``ref``, exactly one lowering, and samples for the
+tests::
 
     class Relu(Elementwise, name="relu", onnx="Relu"):
         '''max(x, 0); NaN propagates.'''
@@ -20,13 +21,14 @@ reference ``ref``, exactly one lowering, and samples for the tests::
 
 The lowering of a graph operator is one of
 
-- ``scalar(b, *xs, **attrs)``: the element of the result as a function of the elements of the operands, written with
-  the scalar primitives of ``ir.loops`` (elementwise operators);
-- ``element(self, k, index)``: the element of the result at an index, by reading operands at computed indices and by
-  reducing (data movement, gathers, reductions, pooling, convolution); see ``pjit.ir.loops.Puller``;
+- ``scalar(b, *xs, **attrs)``: the element of the result as a function of the elements of the
+  operands, written with the scalar primitives of ``ir.loops`` (elementwise operators);
+- ``element(self, k, index)``: the element of the result at an index, by reading operands at
+  computed indices and by reducing (data movement, gathers, reductions, pooling, convolution); see
+  ``pjit.ir.loops.Puller``;
 - ``decompose(b, *operands, **attrs)``: the same value made of other operators;
-- ``tile(self) -> pjit.ir.loops.Tile``: a tile contraction of its first two operands (packed matrix products and
-  convolutions);
+- ``tile(self) -> pjit.ir.loops.Tile``: a tile contraction of its first two operands (packed
+  matrix products and convolutions);
 - ``host = "reason"``: no lowering; the reference runs on the host and the report says so;
 - ``structural = True``: constants, control flow and terminators, which the compiler itself knows.
 
@@ -56,7 +58,9 @@ REQUIRED = object()
 
 @dataclass
 class operand:
-    """Declares an operand: the element types it accepts, and whether it may be absent or repeated."""
+    """Declares an operand: the element types it accepts, and whether it may be absent or
+    repeated.
+    """
 
     dtypes: tuple[DType, ...] = ()
     optional: bool = False
@@ -240,8 +244,9 @@ def _check_complete(cls: type[OpDef]) -> None:
         )
 
 
-# Equality of symbolic dimensions. An operator that needs two dimensions to be equal asks `same_dim`; where that
-# depends on the symbols, the equality becomes an obligation, which the compiled program checks at each call.
+# Equality of symbolic dimensions. An operator that needs two dimensions to be equal asks
+# `same_dim`; where that depends on the symbols, the equality becomes an obligation, which the
+# compiled program checks at each call.
 
 _obligations: ContextVar[list[tuple[Dim, Dim]] | None] = ContextVar("obligations", default=None)
 
@@ -298,7 +303,8 @@ def broadcast_shapes(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
 
 
 class Elementwise(OpDef):
-    """Operators that compute each element of the result from the elements at the same place; operands broadcast.
+    """Operators that compute each element of the result from the elements at the same place;
+    operands broadcast.
 
     All operands have one dtype unless the class overrides ``result_dtype``.
     """
@@ -330,7 +336,8 @@ def infer_types(
     """Checks operands and attributes against the signature and infers the result types.
 
     Raises:
-        ConstraintError: The number or dtype of an operand, an attribute or a constraint of the operator is not met.
+        ConstraintError: The number or dtype of an operand, an attribute or a constraint of the
+            operator is not met.
     """
     sig = cls.signature
     most = sig.maximum

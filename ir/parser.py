@@ -30,6 +30,7 @@ _SYMBOL = re.compile(rf"@(?:([\w.\-/]+)|({_STRING}))")
 _WORD = re.compile(r"[A-Za-z_][\w.]*")
 _TYPE = re.compile(r"(?:buf\s+)?[A-Za-z]\w*(?:\[[^\[\]{}]*\])?")
 _ATTRIBUTES = re.compile(r"\{\s*(?:\}|[A-Za-z_]\w*\s*=)")
+_MAY_BE_ZERO = re.compile(r"[^\n]*[{ ]may_be_zero=(\[[^\]\n]*\])")
 _INT = re.compile(r"-?\d+")
 _FLOAT = re.compile(r"-?(?:\d+\.\d*(?:e[+-]?\d+)?|\d+e[+-]?\d+|inf|nan)")
 _ELEMENT = re.compile(r"[-+\w.]+")
@@ -56,10 +57,6 @@ def parse_module(
     return _Parser(text, constants or {}, name).module()
 
 
-def _symbol(name: str) -> Dim:
-    return expr.sym(name, 0) if name[0] in "#%" else expr.sym(name)
-
-
 class _Parser:
     def __init__(self, text: str, constants: Mapping[str, np.ndarray], name: str) -> None:
         self.name, self.given = name, constants
@@ -78,6 +75,7 @@ class _Parser:
             self.starts.append(self.starts[-1] + len(line) + 1)
         self.pos = 0
         self.scope: dict[str, Value] = {}
+        self.zero: frozenset[str] = frozenset()  # the dimensions that may be 0
         self.result = Module()
 
     # Reading
@@ -150,18 +148,24 @@ class _Parser:
         if level not in LEVELS:
             self.fail(f"{level!r} starts no function", at=at, expected="graph, kernel or program")
         name = self.symbol()
-        self.scope = {}
+        self.scope, self.zero = {}, self.may_be_zero()
         block = Block()
         self.expect("(")
         self.listed(lambda: self.argument(block), ")")
         types_at, types = self.pos, self.result_types()
         attrs = self.attributes() if self.attributes_follow() else {}
         level = attrs.pop("level", level)
+        attrs.pop("may_be_zero", None)
         self.expect("{")
         self.operations(block)
         if types is not None:
             self.check_results(block, types, types_at)
         return Function(name, block, level, attrs)
+
+    def may_be_zero(self) -> frozenset[str]:
+        """The function attribute of that name, which the types before it need."""
+        match = _MAY_BE_ZERO.match(self.text, self.pos)
+        return frozenset(re.findall(r'"(.*?)"', match[1])) if match else frozenset()
 
     def result_types(self) -> list[Type] | None:
         if not self.accept("->"):
@@ -204,9 +208,12 @@ class _Parser:
     def type(self) -> Type:
         match = self.match(_TYPE, "a type: f32[N,3], buf f32[N,3], f32, index")
         try:
-            return parse_type(match[0])
+            return parse_type(match[0], self.size)
         except ValueError as e:
             self.fail(str(e), at=match.start(), expected="a type: f32[N,3], buf f32[N,3], f32, index")
+
+    def size(self, name: str) -> Dim:
+        return expr.sym(name, 0 if name in self.zero else 1)
 
     # Operations
 
@@ -362,15 +369,16 @@ class _Parser:
             if name[0] in found:
                 self.fail(f"the attribute {name[0]!r} is given twice", at=name.start())
             self.expect("=")
-            found[name[0]] = self.value()
+            found[name[0]] = self.value(found)
 
         self.expect("{")
         self.listed(item, "}")
         return found
 
-    def value(self) -> Any:
+    def value(self, before: Mapping[str, Any]) -> Any:
+        """An attribute value; ``before`` are the attributes to the left of it."""
         if self.accept("["):
-            return tuple(self.listed(self.value, "]"))
+            return tuple(self.listed(lambda: self.value(before), "]"))
         if self.peek('"'):
             match = self.match(re.compile(_STRING), "a string")
             try:
@@ -384,9 +392,9 @@ class _Parser:
                 break
             depth += (ch == "(") - (ch == ")")
             self.pos += 1
-        return self.atom(self.text[at : self.pos].strip(), at)
+        return self.atom(self.text[at : self.pos].strip(), at, before)
 
-    def atom(self, raw: str, at: int) -> Any:
+    def atom(self, raw: str, at: int, before: Mapping[str, Any]) -> Any:
         if _INT.fullmatch(raw):
             return int(raw)
         if _FLOAT.fullmatch(raw):
@@ -396,8 +404,19 @@ class _Parser:
         if raw in DTYPES:
             return DTYPES[raw]
         try:
-            return expr.parse(raw, _symbol)
+            return expr.parse(raw, lambda name: self.position(name, before))
         except (ValueError, IndexError, ZeroDivisionError) as e:
             self.fail(f"not a value: {raw!r}", at=at, expected=f"an attribute value ({e})")
 
 
+
+    def position(self, name: str, before: Mapping[str, Any]) -> Dim:
+        """A symbol of an attribute; the coordinates of a contraction have the extents that it gives."""
+        if not name.startswith("#") or name[1:].isdigit():
+            return expr.sym(name, 0) if name.startswith("#") else self.size(name)
+        try:
+            if name in ("#k", "#c"):
+                return expr.sym(name, 0, before["depth" if name == "#k" else "nr"])
+            return expr.sym(name, 0, before[{"r": "rows", "t": "taps"}[name[1]]][int(name[2:])])
+        except (KeyError, IndexError, ValueError):
+            raise ValueError(f"{name} is no coordinate here") from None

@@ -11,7 +11,7 @@ import numpy as np
 
 from pjit.ir.core import Block, Function, Module, Op, Value
 from pjit.ir.errors import IRError
-from pjit.ir.expr import Expr
+from pjit.ir.expr import Call, Expr, Sym
 from pjit.ir.opdef import REQUIRED
 from pjit.ir.types import DTYPES, DType, Type, dtype
 
@@ -82,6 +82,9 @@ class Printer:
         if f.level != "kernel" and last is not None and last.op_name == "return":
             types = _types(v.type for v in last.operands)
             head += f" -> {types}" if len(last.operands) == 1 else f" -> ({types})"
+        zero = sorted(n for n, s in dimension_symbols(f).items() if s.low == 0)
+        if zero:
+            attrs["may_be_zero"] = zero
         if attrs:
             head += f" {self._attributes(attrs)}"
         self.lines.append(head + " {")
@@ -142,6 +145,34 @@ class Printer:
 
 def _types(types: Iterable[Type]) -> str:
     return ", ".join(str(t) for t in types)
+
+
+def dimension_symbols(f: Function) -> dict[str, Sym]:
+    """The symbols of dimensions in the types and attributes of a function, without ``#0`` and its like."""
+    found: dict[str, Sym] = {}
+    for value in f.attrs.values():
+        _collect(value, found)
+    for v in f.args:
+        _collect(getattr(v.type, "shape", ()), found)
+    for op in f.walk():
+        for value in op.attrs.values():
+            _collect(value, found)
+        for v in (*op.results, *(a for r in op.regions for a in r.args)):
+            _collect(getattr(v.type, "shape", ()), found)
+    return found
+
+
+def _collect(value: Any, found: dict[str, Sym]) -> None:
+    if isinstance(value, list | tuple):
+        for v in value:
+            _collect(v, found)
+    elif isinstance(value, Expr):
+        for monomial, _ in value.terms:
+            for atom in monomial:
+                if isinstance(atom, Call):
+                    _collect((atom.lhs, atom.rhs), found)
+                elif not atom.name.startswith("#"):
+                    found[atom.name] = atom
 
 
 def symbol(name: str) -> str:

@@ -1,9 +1,10 @@
 """The program level read as what a runtime needs: slots of memory, sizes, and steps in epochs.
 
-A program is a function of ``launch`` and host operations. Its values live in slots; a ``reshape`` is the same slot
-under another shape. Launches that follow each other form a native segment, in which every thread runs its share of
-each launch and all meet at a barrier where a launch needs what another one wrote. The stretches between barriers are
-epochs, and a slot's memory may be used again only in a later epoch than its last use.
+A program is a function of ``launch`` and host operations. Its values live in slots; a ``reshape``
+is the same slot under another shape. Launches that follow each other form a native segment, in
+which every thread runs its share of each launch and all meet at a barrier where a launch needs
+what another one wrote. The stretches between barriers are epochs, and a slot's memory may be used
+again only in a later epoch than its last use.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from pjit.ir.types import TensorType
 class Slot:
     """A piece of memory. ``kind`` is ``input``, ``output``, ``constant`` or ``arena``.
 
-    ``name`` is the name of the input, output or constant; ``first`` and ``last`` are the epochs of the first write and the
-    last use (arena slots).
+    ``name`` is the name of the input, output or constant; ``first`` and ``last`` are the epochs
+    of the first write and the last use (arena slots).
     """
 
     index: int
@@ -42,10 +43,11 @@ class Slot:
 
 @dataclass(frozen=True)
 class LaunchStep:
-    """One launch: the kernel, the slots of its buffers, its size arguments, its parallel iterations.
+    """One launch: the kernel, the slots of its buffers, its size arguments, its parallel
+    iterations.
 
-    ``sizes`` and ``extent`` are positions in ``ProgramView.sizes``. A thread gets at least ``grain`` iterations.
-    ``barrier`` says that all threads must meet before it.
+    ``sizes`` and ``extent`` are positions in ``ProgramView.sizes``. A thread gets at least
+    ``grain`` iterations. ``barrier`` says that all threads must meet before it.
     """
 
     kernel: str
@@ -59,7 +61,9 @@ class LaunchStep:
 
 @dataclass(frozen=True)
 class HostStep:
-    """An operation that runs as its reference on the host; ``inputs`` and ``outputs`` are (slot, type)."""
+    """An operation that runs as its reference on the host; ``inputs`` and ``outputs`` are (slot,
+    type).
+    """
 
     op: Op
     inputs: tuple[tuple[int, TensorType], ...]
@@ -79,9 +83,9 @@ class Segment:
 class ProgramView:
     """Everything about a program but its code.
 
-    ``symbols`` are bound from the input shapes; ``sizes`` are evaluated from them at each call; ``results`` are
-    (name, slot, type) in order: a result whose slot is not its own (an input, a constant, a slot that an earlier result
-    has) is copied.
+    ``symbols`` are bound from the input shapes; ``sizes`` are evaluated from them at each call;
+    ``results`` are (name, slot, type) in order: a result whose slot is not its own (an input, a
+    constant, a slot that an earlier result has) is copied.
     """
 
     inputs: list[tuple[str, TensorType]]

@@ -1,4 +1,4 @@
-"""What a schedule needs to know of a machine: data only, made by the back end that runs the code."""
+"""What a schedule needs to know of a machine: data only, made by the back end."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -212,8 +212,8 @@ def split_dims(text: str) -> list[str]:
     return [*parts, last] if last.strip() or parts else []
 
 
-def parse_type(text: str) -> Type:
-    """Parses the printed form of a type.
+def parse_type(text: str, make: Callable[[str], Dim] = expr.sym) -> Type:
+    """Parses the printed form of a type; ``make`` turns a name into a symbol.
 
     Raises:
         ValueError: The text is not a type.
@@ -227,5 +227,5 @@ def parse_type(text: str) -> Type:
     name, bracket, rest = body.partition("[")
     if name not in DTYPES or not bracket or not rest.endswith("]"):
         raise ValueError(f"not a type: {text!r}")
-    shape = tuple(expr.parse(p) for p in split_dims(rest[:-1]))
+    shape = tuple(expr.parse(p, make) for p in split_dims(rest[:-1]))
     return (BufferType if body is not text else TensorType)(DTYPES[name], shape)

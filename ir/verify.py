@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,10 +39,16 @@ from pjit.ir.types import (
 )
 
 CONTEXT = 5  # lines of text around the operation, before and after it
-REGIONS = {"fused": 1, "if": 2, "while": 2, "scan": 1, "k.for": 1, "k.contract": 1}
+REGIONS = {"fused": 1, "if": 2, "while": 2, "scan": 1, "k.for": 1, "k.contract": 1}  # others: 0
 _SYMBOL = re.compile(r"[#%]?[A-Za-z_?][\w.?]*|#\d+")
 
 Fail = Callable[..., NoReturn]
+
+
+@runtime_checkable
+class _Controlling(Protocol):
+    def check_regions(self) -> None:
+        """Raises ConstraintError unless the regions fit the operation."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +91,30 @@ def verify(target: Module | Function, constants: Mapping[str, np.ndarray] | None
 
 
 def obligations(function: Function) -> list[tuple[Dim, Dim]]:
-    """The equalities of dimensions that the shapes of a function assume, each once."""
+    """The equalities of dimensions that the shapes of a (verified) function assume, each once."""
     with collecting() as found:
         for op in function.walk():
-            inferred = _inferred(op)
-            pairs: list[tuple[Type, Type]] = []
-            if inferred is not None:
-                pairs += zip((r.type for r in op.results), inferred, strict=True)
+            for inferred, stored in zip(_inferred(op) or (), op.results, strict=False):
+                _same_shape(stored.type, inferred, _symbols_before(op))
             for _, actual, expected in interface(op):
-                pairs += zip(actual, expected, strict=True)
-            for a, b in pairs:
-                for x, y in zip(getattr(a, "shape", ()), getattr(b, "shape", ()), strict=True):
-                    same_dim(x, y)
+                for a, b in zip(actual, expected, strict=True):
+                    _same_shape(a, b)
+            if isinstance(op, _Controlling):
+                op.check_regions()
     return found
+
+
+def _same_shape(a: Type, b: Type, known: frozenset[str] | None = None) -> None:
+    """Asks for equal dimensions, but for those of ``b`` with a symbol that is not known yet."""
+    for x, y in zip(getattr(a, "shape", ()), getattr(b, "shape", ()), strict=True):
+        if known is None or expr.symbols(y) <= known:
+            same_dim(x, y)
+
+
+def _symbols_before(op: Op) -> frozenset[str]:
+    """The symbols that an operation gets from its operands and attributes; others it makes."""
+    shapes = [getattr(v.type, "shape", ()) for v in op.operands]
+    return frozenset(_symbols_in([*shapes, *op.attrs.values()]))
 
 
 def agree(a: Type, b: Type) -> bool:
@@ -113,35 +130,15 @@ def agree(a: Type, b: Type) -> bool:
 
 
 def interface(op: Op) -> Iterator[tuple[str, list[Type], list[Type]]]:
-    """How an operation with regions and its regions meet: what, the types there, the types it should be."""
+    """How a group or a loop meets its region: what, the types there, the types it should be.
+
+    Control flow says that itself, in its method ``check_regions``.
+    """
     results, operands = _types(op.results), _types(op.operands)
     if op.op_name == "fused":
         (body,) = op.regions
         yield "the arguments of the region are the operands", _types(body.args), operands
         yield "the region yields the results", _yields(body), results
-    elif op.op_name == "if":
-        for r in op.regions:
-            yield "a region has no arguments", _types(r.args), []
-            yield "a region yields the results", _yields(r), results
-    elif op.op_name == "while":
-        cond, body = op.regions
-        yield "the condition takes the carried values", _types(cond.args), operands
-        yield "the condition yields a bool[]", _yields(cond), [TensorType(bool_, ())]
-        yield "the body takes the carried values", _types(body.args), operands
-        yield "the body yields the carried values", _yields(body), operands
-        yield "the results are the carried values", results, operands
-    elif op.op_name == "scan":
-        (body,) = op.regions
-        n = op.attrs["n_carry"]
-        rows = [v.tensor.shape[0] for v in op.operands[n:]]
-        slices: list[Type] = [v.tensor.with_shape(v.tensor.shape[1:]) for v in op.operands[n:]]
-        yielded = _yields(body)
-        stacked: list[Type] = [
-            t.with_shape((rows[0], *t.shape)) for t in yielded[n:] if isinstance(t, TensorType) and rows
-        ]
-        yield "the region takes the carried values and the slices", _types(body.args), operands[:n] + slices
-        yield "the region yields the carried values first", yielded[:n], operands[:n]
-        yield "the results are the carried values and the stacked ones", results, operands[:n] + stacked
     elif op.op_name == "k.for":
         (body,) = op.regions
         carried = operands[op.attrs["n_index"] :]
@@ -329,6 +326,11 @@ class _Verifier:
                 self.fail(region.last, f"a region ends with `{wanted_end}`")
         for what, actual, expected in interface(op):
             self.check_agree(op, what, actual, expected)
+        if isinstance(op, _Controlling):
+            try:
+                op.check_regions()
+            except ConstraintError as e:
+                self.fail(op, e.what, expected=e.expected, got=e.got)
 
     def check_uses(self) -> None:
         for v in self.defined:
@@ -460,5 +462,10 @@ LEVELS: dict[str, Level] = {
         (BufferType, ScalarType, IndexType),
         lambda cls: cls.level == "kernel" or cls.op_name == "return",
         structure=_check_kernel,
+    ),
+    "program": Level(
+        "Launches of kernels, in order; host operators and control flow between them.",
+        (TensorType,),
+        lambda cls: cls.level == "graph" and cls.op_name != "fused",
     ),
 }

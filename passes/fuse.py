@@ -2,14 +2,15 @@
 
 Three kinds of group, formed in this order:
 
-- ``tile``: a packed contraction, the views through which its first operand is read, and the elementwise operations
-  that follow on the same elements (bias, residual, activation), then views that only move the result;
-- ``row``: reductions over trailing dimensions and the elementwise operations around them (softmax, LayerNorm): one row
-  is read, reduced and written while it is in cache;
+- ``tile``: a packed contraction, the views through which its first operand is read, and the
+  elementwise operations that follow on the same elements (bias, residual, activation), then views
+  that only move the result;
+- ``row``: reductions over trailing dimensions and the elementwise operations around them
+  (softmax, LayerNorm): one row is read, reduced and written while it is in cache;
 - ``loop``: everything else that computes element by element, with its producers pulled in.
 
-A group has one result. A producer joins when all its uses are inside (so no cycle can arise); movement of inputs and
-constants of one element are repeated in every group that wants them.
+A group has one result. A producer joins when all its uses are inside (so no cycle can arise);
+movement of inputs and constants of one element are repeated in every group that wants them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pjit.ir import expr, ops
 from pjit.ir.core import Block, Function, Loc, Module, Op, Value
 from pjit.ir.opdef import Elementwise, OpDef
 from pjit.ir.ops.fused import Fused
-from pjit.passes.manager import Context, Pass
+from pjit.passes.context import Context, Pass
 from pjit.passes.tile_access import reads_affine
 
 VIEWS = (ops.Reshape, ops.Transpose, ops.Broadcast, ops.Slice)
@@ -35,6 +36,8 @@ POINTWISE = (
     ops.Gather,
     ops.GatherElements,
     ops.GatherNd,
+    ops.Pack,
+    ops.PackWeights,
 )
 LIGHT = (
     ops.Add,
@@ -95,13 +98,15 @@ class _Grouping:
 
     def __init__(self, function: Function, max_ops: int) -> None:
         self.block, self.max_ops = function.body, max_ops
-        self.order = {op: i for i, op in enumerate(self.block.ops)}
+        self.order: dict[Op, int] = {}
         self.group_of: dict[Op, Op] = {}  # operation -> root of its group
         self.kinds: dict[Op, str] = {}  # root -> kind
         self.members: dict[Op, list[Op]] = {}
         self.depth: dict[Op, int] = {}  # row groups: number of reduced trailing dimensions
 
     def run(self) -> None:
+        self._repeat_views()
+        self.order = {op: i for i, op in enumerate(self.block.ops)}
         for op in self.block.ops:
             if is_tile(op):
                 self._grow_tile(op)
@@ -110,10 +115,27 @@ class _Grouping:
                 self._grow(op)
         self._build()
 
+    def _repeat_views(self) -> None:
+        """Gives every user of a view its own, so that each can pull it in."""
+        rebuilt: list[Op] = []
+        for op in reversed(self.block.ops):
+            rebuilt.append(op)
+            if not isinstance(op, VIEWS) or is_small_constant(op.operands[0].op):
+                continue
+            for user in op.result.users[1:]:
+                if user.parent is self.block and user.op_name != "return":
+                    copy = _clone(op, op.operands)
+                    copy.parent = self.block
+                    for at, v in enumerate(user.operands):
+                        if v is op.result:
+                            user.set_operand(at, copy.results[0])
+                    rebuilt.append(copy)
+        self.block.ops = rebuilt[::-1]
+
     # Tile groups: forward from the contraction
 
     def _grow_tile(self, anchor: Op) -> None:
-        group, end = [anchor], anchor.result
+        group, end = [*self._views(anchor), anchor], anchor.result
         shape = anchor.type.shape
         while True:
             step = self._elementwise_step(group, end, shape)
@@ -129,6 +151,17 @@ class _Grouping:
             self.group_of[op] = root
         self.kinds[root] = "tile"
         self.members[root] = group
+
+    def _views(self, anchor: Op) -> list[Op]:
+        """The views through which the contraction can read its first operand."""
+        views: list[Op] = []
+        value = anchor.operands[0]
+        while isinstance(value.op, VIEWS) and len(value.op.result.uses) == 1:
+            views.insert(0, value.op)
+            value = value.op.operands[0]
+        while views and not reads_affine(anchor, views):
+            views.pop(0)
+        return views
 
     def _elementwise_step(self, group: list[Op], end: Value, shape: tuple) -> list[Op] | None:
         """The next elementwise operations after which one value is all that leaves the group."""
@@ -226,7 +259,9 @@ class _Grouping:
         return not grows or _cheap(p) or isinstance(p, LIGHT)
 
     def _row_group(self, root: Op) -> tuple[list[Op], int] | None:
-        """The row group that ends at ``root``, with the number of reduced dimensions, if there is one."""
+        """The row group that ends at ``root``, with the number of reduced dimensions, if there is
+        one.
+        """
         if not isinstance(root, (*ROW_REDUCTIONS, Elementwise)):
             return None
         reduction = self._nearest_reduction(root)
@@ -281,22 +316,8 @@ class _Grouping:
 
     def _build(self) -> None:
         for root in [op for op in self.block.ops if op in self.kinds]:
-            group = self.members[root]
-            if self.kinds[root] == "tile":
-                group = self._with_views(group)
-            self._outline(root, group, self.kinds[root], self.depth.get(root, 0))
+            self._outline(root, self.members[root], self.kinds[root], self.depth.get(root, 0))
         self._drop_unused()
-
-    def _with_views(self, group: list[Op]) -> list[Op]:
-        """Adds the views through which the contraction can read its first operand."""
-        anchor, views = group[0], []
-        value = anchor.operands[0]
-        while isinstance(value.op, VIEWS) and value.op.parent is self.block:
-            views.insert(0, value.op)
-            value = value.op.operands[0]
-        while views and not reads_affine(anchor, views):
-            views.pop(0)
-        return [*views, *group]
 
     def _outline(self, root: Op, group: list[Op], kind: str, depth: int) -> None:
         inside = set(group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,14 +16,18 @@ from pjit.ir.opdef import OpDef
 from pjit.ir.ops.basic import Return
 from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.program import Launch
+from pjit.ir.program import parallel_extent
 from pjit.ir.target import Machine
 from pjit.ir.types import BufferType
-from pjit.passes.manager import Context, Pass
+from pjit.passes.context import Context, Pass
 from pjit.passes.pull import GroupPuller
+from pjit.passes.schedule import flops, grain
 
 
 class KernelBuild:
-    """A kernel under construction: its builder, its buffers, and a puller that reads the group's inputs."""
+    """A kernel under construction: its builder, its buffers, and a puller that reads the group's
+    inputs.
+    """
 
     def __init__(self, fused: Fused, name: str, constants: dict[str, np.ndarray], machine: Machine):
         self.fused, self.machine = fused, machine
@@ -44,15 +48,35 @@ class KernelBuild:
         """The value of the group's result."""
         return self.fused.outputs[0]
 
-    def parallel(self, extents: Sequence[Dim], body: Any) -> None:
-        """The parallel nest; ``body(indices)``. Without extents it is one iteration."""
+    def parallel(self, extents: Sequence[Dim], body: Callable[[list[Dim]], None]) -> None:
+        """The parallel nest; ``body(indices)``. Extents of 1 need no loop; one loop there is."""
+        looped = [i for i, e in enumerate(extents) if e != 1]
 
         def nest(done: list[Dim]) -> None:
-            if len(done) == max(1, len(extents)):
-                body(done[: len(extents)])
+            at = len(done)
+            if at < max(1, len(looped)):
+                extent = extents[looped[at]] if looped else 1
+                self.b.loop(0, extent, lambda i: nest([*done, i]), kind="parallel")
                 return
-            extent = extents[len(done)] if extents else 1
-            self.b.loop(0, extent, lambda i: nest([*done, i]), kind="parallel")
+            index: list[Dim] = [0] * len(extents)
+            for i, x in zip(looped, done, strict=False):
+                index[i] = x
+            body(index)
+
+        nest([])
+
+    def serial(self, extents: Sequence[Dim], body: Callable[[list[Dim]], None]) -> None:
+        """Serial loops around a vector loop over the last extent; ``body(indices)``."""
+
+        def nest(done: list[Dim]) -> None:
+            if len(done) == len(extents):
+                body(done)
+            elif len(done) == len(extents) - 1:
+                self.b.loop(0, extents[-1], lambda i: nest([*done, i]), kind="vector")
+            elif extents[len(done)] == 1:
+                nest([*done, 0])
+            else:
+                self.b.loop(0, extents[len(done)], lambda i: nest([*done, i]))
 
         nest([])
 
@@ -71,7 +95,7 @@ class Lower(Pass):
     """Makes kernels of groups; groups of the same structure share one."""
 
     name: ClassVar[str] = "lower"
-    requires: ClassVar[str] = "fused"
+    requires: ClassVar[tuple[str, ...]] = ("fused",)
     ensures: ClassVar[str] = "program"
 
     def run(self, module: Module, context: Context) -> bool:
@@ -87,9 +111,11 @@ class Lower(Pass):
             if key not in known:
                 known[key] = name
                 module.add(kernel)
+            share = grain(op, parallel_extent(kernel))
+            schedule = (("kind", op.kind), *op.schedule, ("grain", share))
             launch = Launch(
                 op.operands,
-                {"kernel": known[key], "schedule": (("kind", op.kind), *op.schedule), "flops": 0},
+                {"kernel": known[key], "schedule": schedule, "flops": flops(op)},
                 [r.type for r in op.results],
                 op.loc,
             )
@@ -145,7 +171,9 @@ def structure(function: Function) -> Any:
 
 
 def merged_extents(shape: Sequence[Dim], operands: Sequence[Sequence[Dim]]) -> list[list[int]]:
-    """Runs of dimensions that every operand either has in full or broadcasts, so that one loop covers a run."""
+    """Runs of dimensions that every operand either has in full or broadcasts, so that one loop
+    covers a run.
+    """
     rank = len(shape)
     patterns = []
     for s in operands:

@@ -9,7 +9,7 @@ from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.opdef import Elementwise
 from pjit.passes.lower import KernelBuild, merged_extents, unflatten
-from pjit.passes.schedule import CHUNK, guess, reducing, split_parallel
+from pjit.passes.schedule import CHUNK, guess, reads_windows, split_parallel
 
 Index = tuple[Dim, ...]
 
@@ -20,7 +20,7 @@ def lower_loop(k: KernelBuild) -> None:
     if isinstance(root.op, ops.Concat):
         _concat(k, root.op)
         return
-    window = next((o for o in k.fused.body.ops if reducing(o)), None)
+    window = next((o for o in k.fused.body.ops if reads_windows(o)), None)
     if window is not None and len(root.shape) >= 3 and window.result.shape == root.shape:
         _windows(k, window)
         return
@@ -57,22 +57,7 @@ def _elements(k: KernelBuild, shape: Sequence[Dim], body: Callable[[Index], None
             k.parallel([expr.ceildiv(total, CHUNK)], chunk)
     else:
         n = split_parallel(extents, 1)
-        k.parallel(extents[:n], lambda i: _inner(k, extents[n:], lambda j: body(at([*i, *j]))))
-
-
-def _inner(k: KernelBuild, extents: Sequence[Dim], body: Callable[[Sequence[Dim]], None]) -> None:
-    """Serial loops around a vector loop."""
-
-    def nest(done: list[Dim]) -> None:
-        if len(done) == len(extents):
-            body(done)
-            return
-        last = len(done) == len(extents) - 1
-        k.b.loop(
-            0, extents[len(done)], lambda i: nest([*done, i]), kind="vector" if last else "serial"
-        )
-
-    nest([])
+        k.parallel(extents[:n], lambda i: k.serial(extents[n:], lambda j: body(at([*i, *j]))))
 
 
 def _runs(k: KernelBuild, shape: Sequence[Dim]) -> list[list[int]]:
@@ -94,8 +79,9 @@ def _all_kept(runs: list[list[int]], shape: Sequence[Dim]) -> bool:
 def _windows(k: KernelBuild, window: Op) -> None:
     """Windows over a channels-last tensor: vectors of channels, within them along the row.
 
-    What a channel's vectors need for every pixel (the weights of a depthwise convolution) stays in registers; the row is
-    split where the window leaves the input, so that its middle part has no guards.
+    What a channel's vectors need for every pixel (the weights of a depthwise convolution) stays
+    in registers; the row is split where the window leaves the input, so that its middle part has
+    no guards.
     """
     root, shape = k.root, k.root.shape
     lead, width, channels = shape[:-2], shape[-2], shape[-1]
@@ -128,8 +114,6 @@ def _parts(window: Op, width: Dim) -> list[tuple[Dim, Dim, int]]:
     stride, dilation = window.attrs["strides"][at], window.attrs["dilations"][at]
     pad = window.attrs["pads"][at]
     size = window.operands[0].shape[-2]
-    if window.attrs.get("channels_last", True) is False:
-        return [(0, width, 1)]
     first = -(-pad // stride)
     # the last position whose window ends inside: w*stride - pad + (kernel-1)*dilation <= size - 1
     end = expr.floordiv(size - 1 + pad - (kernel - 1) * dilation, stride) + 1
@@ -157,7 +141,7 @@ def _concat(k: KernelBuild, concat: Op) -> None:
                 value = k.puller.read(v, index)
                 k.b.store(value, k.output, (*index[:axis], index[axis] + start, *index[axis + 1 :]))
 
-            _inner(k, v.shape[n:], element)
+            k.serial(v.shape[n:], element)
             start = start + v.shape[axis]
 
     k.parallel(lead[:n], parts)

@@ -28,7 +28,7 @@ def accumulator(dt: DType) -> DType:
 
 
 def lower_row(k: KernelBuild) -> None:
-    """A parallel loop over rows; in it one vector loop for each reduction and one for the result."""
+    """A parallel loop over rows; in it a vector loop for each reduction and one for the result."""
     _Row(k).lower()
 
 
@@ -79,7 +79,9 @@ class _Row:
         return (*row, *unflatten(j, self.tail))
 
     def _per_row(self, v: Value) -> bool:
-        """Whether the value has one element per row (and is not a row of one element in full shape)."""
+        """Whether the value has one element per row (and is not a row of one element in full
+        shape).
+        """
         n = len(self.lead)
         return (
             v.shape != self.full and v.shape[:n] == self.lead and all(d == 1 for d in v.shape[n:])

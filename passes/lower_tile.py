@@ -16,10 +16,11 @@ from pjit.passes.tile_access import source_index
 
 
 def lower_tile(k: KernelBuild) -> None:
-    """Parallel over the batch, chunks of row tiles and column blocks; in a chunk one tile after the other.
+    """Parallel over the batch, chunks of row tiles and column blocks; in a chunk one tile after
+    the other.
 
-    A chunk's rows of A stay in the L2 cache while the column blocks pass; a column block of B stays there while the
-    chunk's tiles pass.
+    A chunk's rows of A stay in the L2 cache while the column blocks pass; a column block of B
+    stays there while the chunk's tiles pass.
     """
     anchor = anchor_of(k.fused)
     tile: Tile = anchor.tile()  # type: ignore[attr-defined]
@@ -55,7 +56,10 @@ def lower_tile(k: KernelBuild) -> None:
                 finish=lambda acc, r, c: _finish(k, anchor.result, tile, batch, acc, r, c),
             )
 
-        k.b.loop(0, count, one)
+        if count == 1:
+            one(0)
+        else:
+            k.b.loop(0, count, one)
 
     k.parallel([*tile.batch, expr.ceildiv(tiles, chunk), blocks], body)
 

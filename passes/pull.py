@@ -1,8 +1,9 @@
-"""Turns the operations of a group into scalar code by pulling elements from the results to the inputs.
+"""Turns the operations of a group into scalar code by pulling elements from the results to the
+inputs.
 
-To compute one element of a value, read the elements of its operands that it needs: the operator's ``scalar`` or
-``element`` says which. Data movement becomes index arithmetic, and fusion is the choice of which values are computed
-in place and which are read from memory.
+To compute one element of a value, read the elements of its operands that it needs: the operator's
+``scalar`` or ``element`` says which. Data movement becomes index arithmetic, and fusion is the
+choice of which values are computed in place and which are read from memory.
 """
 
 from __future__ import annotations
@@ -44,10 +45,9 @@ def broadcast_index(index: Sequence[Dim], shape: Sequence[Dim]) -> tuple[Dim, ..
 class GroupPuller:
     """Implements ``pjit.ir.loops.Puller`` for the operations of one group.
 
-    Args:
-        b: Where the code goes.
-        constants: The module's constants, for those of one element.
-        given: How to read values that have an element at hand: inputs of the group, and what was computed before.
+    Args: b: Where the code goes. constants: The module's constants, for those of one element.
+        given: How to read values that have an element at hand: inputs of the group, and what was
+        computed before.
     """
 
     def __init__(

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pjit.ir import expr
 from pjit.ir.builder import Builder
 from pjit.ir.core import Block, Module, Op, Value
 from pjit.ir.errors import IRError
-from pjit.ir.types import TensorType, Type
+from pjit.ir.verify import agree
 
 Visit = Callable[[Op, Builder], "Value | Sequence[Value] | None"]
 
@@ -22,19 +21,6 @@ def removable(op: Op) -> bool:
     if op.terminator or not op.pure:  # type: ignore[attr-defined]
         return False
     return all(inner.terminator or removable(inner) for r in op.regions for inner in r.ops)
-
-
-def compatible(a: Type, b: Type) -> bool:
-    """Whether two types are equal for all that is known of their symbols."""
-    if not (isinstance(a, TensorType) and isinstance(b, TensorType)):
-        return a == b
-    if a == b:
-        return True
-    return (
-        a.dtype == b.dtype
-        and a.rank == b.rank
-        and all(expr.same(x, y) is not False for x, y in zip(a.shape, b.shape, strict=True))
-    )
 
 
 class _Sweeper:
@@ -87,7 +73,7 @@ class _Sweeper:
                 f"{self.what} does not come to an end", where=str(op.loc), got=f"again {op.op_name}"
             )
         for old, new in zip(op.results, values, strict=True):
-            if not compatible(old.type, new.type):
+            if not agree(old.type, new.type):
                 raise IRError(
                     f"{self.what} changed the type of {op.op_name}",
                     where=str(op.loc),

@@ -1,8 +1,9 @@
 """Chooses how each group runs: tile shapes, chunks, grain; by a cost model of the target.
 
-The model of a tile contraction counts cycles of the inner loop: per step of the depth, ``mr*nv`` fused multiply-adds
-at two a cycle, ``mr + nv`` loads at two a cycle, and the latency of the accumulators (four cycles); plus a fixed cost
-for each tile. What the last tile computes in vain counts like the rest.
+The model of a tile contraction counts cycles of the inner loop: per step of the depth, ``mr*nv``
+fused multiply-adds at two a cycle, ``mr + nv`` loads at two a cycle, and the latency of the
+accumulators (four cycles); plus a fixed cost for each tile. What the last tile computes in vain
+counts like the rest.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pjit.ir.expr import Dim
 from pjit.ir.loops import Tile
 from pjit.ir.ops.fused import Fused
 from pjit.ir.target import Machine
-from pjit.passes.manager import Context, Pass
+from pjit.passes.context import Context, Pass
 
 SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
 FMA_LATENCY = 4
 PARALLEL_TARGET = 64  # iterations of a parallel nest beyond which it is not split further
+MIN_WORK = 30_000  # element operations that are worth a second thread
 CHUNK = 4096  # elements of a flat loop that one parallel iteration handles
 
 
@@ -37,7 +39,7 @@ class Schedule(Pass):
     """Sets the schedule of every group."""
 
     name: ClassVar[str] = "schedule"
-    requires: ClassVar[str] = "fused"
+    requires: ClassVar[tuple[str, ...]] = ("fused",)
     ensures: ClassVar[str] = "fused"
 
     def run(self, module: Module, context: Context) -> bool:
@@ -73,12 +75,32 @@ def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     blocks = guess(packed.shape[-3]) * prod(guess(d) for d in tile.batch)
     while chunk > 1 and blocks * -(-tiles // chunk) < 16 * machine.threads:
         chunk = -(-chunk // 2)
-    return {"mr": mr, "nr": nr, "chunk": chunk, "grain": _grain(mr * chunk * nr * depth)}
+    return {"mr": mr, "nr": nr, "chunk": chunk}
 
 
-def _grain(flops: int) -> int:
-    """Parallel iterations that a thread should get at least, so that work outweighs the hand-over."""
-    return max(1, 20_000 // max(1, flops))
+def flops(fused: Fused) -> Dim:
+    """Arithmetic operations of a group: exact for contractions, else one an element and operator."""
+    total: Dim = 0
+    for op in fused.body.ops:
+        if op.terminator or isinstance(op, ops.Const):
+            continue
+        if getattr(op, "tile", None):
+            t: Tile = op.tile()  # type: ignore[attr-defined]
+            total = total + 2 * expr.product((*t.batch, *t.rows, *t.taps, t.depth, t.cols))
+        elif reads_windows(op):
+            kernel = op.attrs.get("kernel") or op.operands[1].shape[:-1]
+            total = total + 2 * op.type.size * expr.product(kernel)
+        else:
+            sizes = [v.tensor.size for v in (*op.operands, op.result)]
+            total = total + max(sizes, key=guess)
+    return total
+
+
+def grain(fused: Fused, iterations: Dim) -> int:
+    """Parallel iterations a thread should get at least, so that work outweighs the hand-over."""
+    speed = 4 if fused.kind == "tile" else 1
+    each = guess(flops(fused)) / speed / max(1, guess(iterations))
+    return max(1, round(MIN_WORK / max(each, 1)))
 
 
 def tile_rows(rows: int | None, depth: int, nv: int, pointers: bool, machine: Machine) -> int:
@@ -97,7 +119,9 @@ def tile_rows(rows: int | None, depth: int, nv: int, pointers: bool, machine: Ma
 
 
 def split_parallel(extents: list[Dim], keep: int) -> int:
-    """How many leading extents make the parallel nest: enough iterations, but not the last ``keep``."""
+    """How many leading extents make the parallel nest: enough iterations, but not the last
+    ``keep``.
+    """
     count = 0
     total = 1
     while count < len(extents) - keep and (total < PARALLEL_TARGET or count == 0):
@@ -106,6 +130,8 @@ def split_parallel(extents: list[Dim], keep: int) -> int:
     return count
 
 
-def reducing(op: Op) -> bool:
-    """Whether an operation reads a window: neighbours along the second last dimension share reads."""
-    return isinstance(op, ops.Depthwise | ops.MaxPool | ops.AvgPool)
+def reads_windows(op: Op) -> bool:
+    """Whether an operation reads channels-last windows: neighbours along a row share reads."""
+    if isinstance(op, ops.MaxPool | ops.AvgPool):
+        return op.channels_last
+    return isinstance(op, ops.Depthwise)

@@ -12,7 +12,9 @@ from pjit.ir.types import row_major
 
 
 class ViewPuller:
-    """Follows an index through views back to the value that they look at; a ``Puller`` for views only."""
+    """Follows an index through views back to the value that they look at; a ``Puller`` for views
+    only.
+    """
 
     def __init__(self, stop: Value) -> None:
         self.stop = stop
@@ -44,7 +46,9 @@ def tile_symbols(tile: Tile) -> tuple[list[Expr], list[Expr], list[Expr], Expr]:
 
 
 def reads_affine(anchor: Op, views: list[Op]) -> bool:
-    """Whether the contraction's offset into the source of the views is affine in rows, taps and depth."""
+    """Whether the contraction's offset into the source of the views is affine in rows, taps and
+    depth.
+    """
     tile: Tile = anchor.tile()  # type: ignore[attr-defined]
     batch, rows, taps, k = tile_symbols(tile)
     source = views[0].operands[0]

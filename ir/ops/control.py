@@ -43,7 +43,9 @@ class If(OpDef, name="if"):
         _check_count(self.regions, 2, "(C2)")
         for region in self.regions:
             _check_arguments(region, (), "(C2)")
-            _check_types(_yielded(region, "(C2)"), self.results, "(C3) a region yields the result types")
+            _check_types(
+                _yielded(region, "(C2)"), self.results, "(C3) a region yields the result types"
+            )
 
 
 class While(OpDef, name="while"):
@@ -88,7 +90,9 @@ class While(OpDef, name="while"):
             "(C2) cond yields one bool scalar",
             got=[v.type for v in decision],
         )
-        _check_types(_yielded(self.body, "(C1)"), self.operands, "(C3) body yields the carried types")
+        _check_types(
+            _yielded(self.body, "(C1)"), self.operands, "(C3) body yields the carried types"
+        )
         _check_types(self.results, self.operands, "(C3) the results have the carried types")
 
 
@@ -152,7 +156,9 @@ class Scan(OpDef, name="scan"):
         _check_arguments(self.body, [*(v.type for v in self.carried), *slices], "(C3)")
         values = _yielded(self.body, "(C3)")
         _check_types(values[:n], self.carried, "(C4) the region yields the carried types")
-        _check_types(self.results[:n], self.carried, "(C4) the first results have the carried types")
+        _check_types(
+            self.results[:n], self.carried, "(C4) the first results have the carried types"
+        )
         stacked = [v.tensor.with_shape((steps, *v.shape)) for v in values[n:]]
         require(
             len(stacked) == len(self.results) - n
@@ -174,7 +180,12 @@ def _same(a: Type, b: Type) -> bool:
 
 
 def _check_count(regions: Sequence[Block], count: int, constraint: str) -> None:
-    require(len(regions) == count, f"{constraint} the number of regions", expected=count, got=len(regions))
+    require(
+        len(regions) == count,
+        f"{constraint} the number of regions",
+        expected=count,
+        got=len(regions),
+    )
 
 
 def _check_arguments(region: Block, types: Sequence[Type], constraint: str) -> None:

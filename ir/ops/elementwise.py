@@ -1,7 +1,7 @@
 """Operators that compute each element of the result from the elements at the same place.
 
-Operands have one dtype and broadcast as in NumPy. On f16 and bf16 every operator computes in f32 and rounds once, in
-the reference as in the compiled code.
+Operands have one dtype and broadcast as in NumPy. On f16 and bf16 every operator computes in f32
+and rounds once, in the reference as in the compiled code.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ NARROW = (f16, bf16)
 def in_f32(f: Callable) -> Callable[..., np.ndarray]:
     """A reference that computes f16 and bf16 in f32 and rounds; floating-point warnings are off.
 
-    The dtype of the last operand decides. Results of another dtype than f32 (bool, indices) stay as they are.
+    The dtype of the last operand decides. Results of another dtype than f32 (bool, indices) stay as
+    they are.
     """
 
     @wraps(f, assigned=("__doc__",), updated=())
@@ -82,7 +83,7 @@ def unary_samples(
 def binary_samples(
     dtypes: Sequence[DType], low: float = -3.0, high: float = 3.0
 ) -> tuple[Sample, ...]:
-    """All dtypes on one pair of shapes, the first dtype on pairs that broadcast in different ways."""
+    """All dtypes on one pair of shapes, the first dtype on pairs that broadcast differently."""
     pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
         ((), ()),
         ((5,), ()),
@@ -156,7 +157,8 @@ def _make(
     doc: str,
     samples: Sequence[Sample],
     scalar: Callable[..., Value] | None,
-    **imports: str,
+    onnx: str | None = None,
+    caffe: str | None = None,
 ) -> Any:
     """Defines an operator; without ``scalar`` it is the scalar primitive of its name."""
 
@@ -166,7 +168,7 @@ def _make(
     body: dict[str, Any] = {n: operand(dtypes) for n in ("x", "y")[: 1 + issubclass(base, Binary)]}
     body |= {"__doc__": doc, "__module__": __name__, "__slots__": (), "samples": tuple(samples)}
     body |= {"ref": staticmethod(in_f32(ref)), "scalar": staticmethod(scalar or primitive)}
-    return type(base)(_camel(name), (base,), body, name=name, **imports)
+    return type(_camel(name), (base,), body, name=name, onnx=onnx, caffe=caffe)
 
 
 def _unary(
@@ -178,10 +180,11 @@ def _unary(
     high: float = 3.0,
     special: bool = False,
     scalar: Callable[..., Value] | None = None,
-    **imports: str,
+    onnx: str | None = None,
+    caffe: str | None = None,
 ) -> Any:
     samples = unary_samples(dtypes, low, high) + (special_samples(SPECIAL) if special else ())
-    return _make(Unary, name, ref, dtypes, doc, samples, scalar, **imports)
+    return _make(Unary, name, ref, dtypes, doc, samples, scalar, onnx, caffe)
 
 
 def _binary(
@@ -193,12 +196,15 @@ def _binary(
     high: float = 3.0,
     special: bool = False,
     base: type[Binary] = Binary,
-    **imports: str,
+    onnx: str | None = None,
+    caffe: str | None = None,
 ) -> Any:
     samples = binary_samples(dtypes, low, high)
     if special:
-        samples += special_samples((nan, 1.0, nan, inf, -inf, 0.0), (1.0, nan, nan, -inf, -inf, 2.0))
-    return _make(base, name, ref, dtypes, doc, samples, None, **imports)
+        samples += special_samples(
+            (nan, 1.0, nan, inf, -inf, 0.0), (1.0, nan, nan, -inf, -inf, 2.0)
+        )
+    return _make(base, name, ref, dtypes, doc, samples, None, onnx, caffe)
 
 
 # Unary operators
@@ -229,7 +235,9 @@ Tanh = _unary("tanh", np.tanh, "Hyperbolic tangent.", onnx="Tanh", caffe="TanH")
 Sinh = _unary("sinh", np.sinh, "Hyperbolic sine.", onnx="Sinh")
 Cosh = _unary("cosh", np.cosh, "Hyperbolic cosine.", onnx="Cosh")
 Asinh = _unary("asinh", np.arcsinh, "Inverse hyperbolic sine.", onnx="Asinh")
-Acosh = _unary("acosh", np.arccosh, "Inverse hyperbolic cosine; NaN for x < 1.", low=1.0, onnx="Acosh")
+Acosh = _unary(
+    "acosh", np.arccosh, "Inverse hyperbolic cosine; NaN for x < 1.", low=1.0, onnx="Acosh"
+)
 Atanh = _unary(
     "atanh",
     np.arctanh,
@@ -242,7 +250,9 @@ Sin = _unary("sin", np.sin, "Sine; radians.", onnx="Sin")
 Cos = _unary("cos", np.cos, "Cosine; radians.", onnx="Cos")
 Tan = _unary("tan", np.tan, "Tangent; radians.", low=-1.4, high=1.4, onnx="Tan")
 Asin = _unary("asin", np.arcsin, "Inverse sine; NaN for |x| > 1.", low=-1.0, high=1.0, onnx="Asin")
-Acos = _unary("acos", np.arccos, "Inverse cosine; NaN for |x| > 1.", low=-1.0, high=1.0, onnx="Acos")
+Acos = _unary(
+    "acos", np.arccos, "Inverse cosine; NaN for |x| > 1.", low=-1.0, high=1.0, onnx="Acos"
+)
 Atan = _unary("atan", np.arctan, "Inverse tangent.", onnx="Atan")
 Floor = _unary("floor", np.floor, "Rounds down.", special=True, onnx="Floor")
 Ceil = _unary("ceil", np.ceil, "Rounds up.", special=True, onnx="Ceil")
@@ -358,7 +368,9 @@ class Isinf(Unary, name="isinf"):
         return ((x == -np.inf) & detect_negative) | ((x == np.inf) & detect_positive)
 
     @staticmethod
-    def scalar(b: ScalarBuilder, x: Value, *, detect_negative: bool, detect_positive: bool) -> Value:
+    def scalar(
+        b: ScalarBuilder, x: Value, *, detect_negative: bool, detect_positive: bool
+    ) -> Value:
         """Compares with the infinities."""
         signs = [-inf] * detect_negative + [inf] * detect_positive
         if not signs:
@@ -371,7 +383,9 @@ class Isinf(Unary, name="isinf"):
         *unary_samples(FLOATS),
         *special_samples(SPECIAL),
         *(
-            Sample((Arg((6,), values=SPECIAL),), {"detect_negative": n, "detect_positive": p}, (f32,))
+            Sample(
+                (Arg((6,), values=SPECIAL),), {"detect_negative": n, "detect_positive": p}, (f32,)
+            )
             for n, p in ((True, False), (False, True), (False, False))
         ),
     )
@@ -380,8 +394,8 @@ class Isinf(Unary, name="isinf"):
 class Cast(Unary, name="cast"):
     """Converts to another dtype.
 
-    Float to integer rounds towards zero; what does not fit the integer type gives an unspecified value. Anything to
-    bool compares with zero. Integers wrap.
+    Float to integer rounds towards zero; what does not fit the integer type gives an unspecified
+    value. Anything to bool compares with zero. Integers wrap.
     """
 
     x = operand(ALL)
@@ -460,7 +474,13 @@ Min = _binary("min", np.minimum, "The smaller of two; NaN propagates.", special=
 Max = _binary("max", np.maximum, "The larger of two; NaN propagates.", special=True)
 Copysign = _binary("copysign", np.copysign, "|x| with the sign of y.", FLOATS)
 And = _binary(
-    "and", np.bitwise_and, "Logical and of bool, bitwise and of integers.", BITS, -99, 99, onnx="And"
+    "and",
+    np.bitwise_and,
+    "Logical and of bool, bitwise and of integers.",
+    BITS,
+    -99,
+    99,
+    onnx="And",
 )
 Or = _binary(
     "or", np.bitwise_or, "Logical or of bool, bitwise or of integers.", BITS, -99, 99, onnx="Or"
@@ -479,7 +499,7 @@ Shl = _binary(
 Shr = _binary(
     "shr",
     np.right_shift,
-    "x shifted right by y >= 0 bits; the sign of a signed x fills up, also where y is the width or more.",
+    "x shifted right by y >= 0 bits, any number of them; the sign of a signed x fills up.",
     INTS,
     low=0,
     high=11,
@@ -489,8 +509,7 @@ Shr = _binary(
 def _compare(
     name: str, ref: Callable, doc: str, dtypes: tuple[DType, ...], onnx: str | None = None
 ) -> Any:
-    imports = {"onnx": onnx} if onnx else {}
-    return _binary(name, ref, doc, dtypes, special=True, base=Comparison, **imports)
+    return _binary(name, ref, doc, dtypes, special=True, base=Comparison, onnx=onnx)
 
 
 Eq = _compare("eq", np.equal, "x == y, as bool; false for NaN.", ALL, "Equal")
@@ -533,7 +552,11 @@ class Pow(Binary, name="pow"):
     samples = (
         sample((2, 3, 5), (5,), dtypes=INTS, low=-3, high=4),
         sample(Arg((3, 5), low=0.1), (5,), dtypes=FLOATS),
-        sample(Arg((5,), values=(-2.0, -1.5, 0.0, 3.0, -1.0)), Arg((2, 1), values=(2.0, 3.0)), dtypes=FLOATS),
+        sample(
+            Arg((5,), values=(-2.0, -1.5, 0.0, 3.0, -1.0)),
+            Arg((2, 1), values=(2.0, 3.0)),
+            dtypes=FLOATS,
+        ),
         sample(Arg((), low=0.1), Arg(()), dtypes=(f32,)),
         sample(Arg((0, 3), low=0.1), (1, 3), dtypes=(f32,)),
         sample(Arg((2, 1, 3, 1), low=0.1), (5, 1, 7), dtypes=(f32,)),

@@ -10,11 +10,13 @@ from pjit.ir.types import TensorType
 
 
 class Fused(OpDef, name="fused"):
-    """Operations that run as one kernel; the region computes on the operands (its arguments) and yields the results.
+    """Operations that run as one kernel; the region computes on the operands (its arguments) and
+    yields the results.
 
-    ``kind`` says how it is scheduled: ``loop`` (each element of the results by itself), ``row`` (reductions over the
-    trailing dimensions and what surrounds them, a row at a time), ``tile`` (a contraction with its epilogue).
-    ``schedule`` holds what the fuser and the schedule pass decided, as (name, value) pairs.
+    ``kind`` says how it is scheduled: ``loop`` (each element of the results by itself), ``row``
+    (reductions over the trailing dimensions and what surrounds them, a row at a time), ``tile``
+    (a contraction with its epilogue). ``schedule`` holds what the fuser and the schedule pass
+    decided, as (name, value) pairs.
     """
 
     structural = True

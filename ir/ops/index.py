@@ -48,7 +48,9 @@ def _index_arg(shape: tuple[int, ...], extent: int, dt: Any = i64) -> Arg:
 
 
 class Gather(OpDef, name="gather"):
-    """Elements along an axis by their indices (np.take): the axis is replaced by the shape of the indices.
+    """Elements along an axis by their indices (np.take).
+
+    The shape of the indices replaces the axis.
 
     Constraints:
         (C1) ``axis`` is a dimension of x.
@@ -142,18 +144,19 @@ def _check_elements(x: TensorType, indices: TensorType, axis: int) -> None:
 
 
 def _element_positions(indices: np.ndarray, axis: int) -> tuple[np.ndarray, ...]:
-    positions = list(np.indices(indices.shape, sparse=True))
+    positions: list[np.ndarray] = list(np.indices(indices.shape, sparse=True))
     positions[axis] = indices
     return tuple(positions)
 
 
 class GatherNd(OpDef, name="gather_nd"):
-    """Slices of x by index vectors: the last dimension of the indices holds the leading coordinates of x.
+    """Slices of x by the vectors of their leading coordinates, the last dimension of the indices.
 
     The first ``batch_dims`` dimensions of x and of the indices go along with each other.
 
     Constraints:
-        (C1) the last dimension of the indices, n, is static and at least 1; batch_dims + n is at most the rank of x.
+        (C1) the last dimension of the indices, n, is static and at least 1; batch_dims + n is at
+            most the rank of x.
         (C2) batch_dims is less than the rank of the indices.
         (C3) the batch dimensions are equal.
     """
@@ -217,7 +220,9 @@ def _require_reduction(x: TensorType, updates: TensorType, reduction: str) -> No
         f"(C4) reduction is one of {', '.join(REDUCTIONS)}",
         got=reduction,
     )
-    require(updates.dtype == x.dtype, "(C5) the updates have the dtype of x", expected=x, got=updates)
+    require(
+        updates.dtype == x.dtype, "(C5) the updates have the dtype of x", expected=x, got=updates
+    )
     require(reduction == "none" or x.dtype != bool_, "(C6) a reduction is of numbers", got=x)
 
 
@@ -233,10 +238,10 @@ def _scatter(
 
 
 class ScatterElements(OpDef, name="scatter_elements"):
-    """A copy of x in which ``out[indices[i, j], j]`` is ``updates[i, j]`` for axis 0, and likewise for other axes.
+    """A copy of x with elements replaced: for axis 0, ``out[indices[i, j], j] = updates[i, j]``.
 
-    ``reduction`` joins the updates with what is there; ``none`` replaces, in row-major order. Sums and products of f16 and
-    bf16 accumulate in f32.
+    ``reduction`` joins the updates with what is there; ``none`` replaces, in row-major order. Sums
+    and products of f16 and bf16 accumulate in f32.
 
     Constraints:
         (C1) ``axis`` is a dimension of x.
@@ -287,17 +292,18 @@ class ScatterElements(OpDef, name="scatter_elements"):
 
 
 class ScatterNd(OpDef, name="scatter_nd"):
-    """A copy of x with slices replaced: the last dimension of the indices holds the leading coordinates of x.
+    """A copy of x with slices replaced, by the vectors of their leading coordinates.
 
-    ``reduction`` joins the updates with what is there; ``none`` replaces, in row-major order. Sums and products of f16 and
-    bf16 accumulate in f32.
+    ``reduction`` joins the updates with what is there; ``none`` replaces, in row-major order. Sums
+    and products of f16 and bf16 accumulate in f32.
 
     Constraints:
         (C1) the last dimension of the indices, n, is static, at least 1 and at most the rank of x.
         (C4) reduction is none, add, mul, min or max.
         (C5) x and the updates have one dtype.
         (C6) a reduction is of numbers.
-        (C7) the shape of the updates is that of the indices without the last dimension, then that of x from n on.
+        (C7) the shape of the updates is that of the indices without the last dimension, then that
+            of x from n on.
     """
 
     host = "several updates may meet in one element, in any order of the indices"
@@ -350,8 +356,8 @@ class ScatterNd(OpDef, name="scatter_nd"):
 class Cumsum(OpDef, name="cumsum"):
     """The running sum along an axis.
 
-    ``exclusive`` leaves the element itself out, ``reverse`` sums from the end. f16 and bf16 accumulate in f32; integers
-    wrap.
+    ``exclusive`` leaves the element itself out, ``reverse`` sums from the end. f16 and bf16
+    accumulate in f32; integers wrap.
 
     Constraints:
         (C1) ``axis`` is a dimension of x.
@@ -424,9 +430,7 @@ class Topk(OpDef, name="topk"):
         return x.with_shape(shape), TensorType(i64, shape)
 
     @staticmethod
-    def ref(
-        x: np.ndarray, *, k: int, axis: int, largest: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def ref(x: np.ndarray, *, k: int, axis: int, largest: bool) -> tuple[np.ndarray, np.ndarray]:
         """A stable sort of the positions."""
         keys = x.astype(np.float32) if x.dtype.itemsize == 2 and x.dtype.kind not in "iu" else x
         if largest:
@@ -457,7 +461,7 @@ def fresh_count() -> Expr:
 
 
 class Nonzero(OpDef, name="nonzero", onnx="NonZero"):
-    """The indices of the elements that are not 0, one a column, in row-major order: i64[rank, count].
+    """The indices of the elements that are not 0 as columns, in row-major order: i64[rank, count].
 
     Constraints:
         (C1) x has at least one dimension.

@@ -38,7 +38,9 @@ class Matmul(OpDef, name="matmul", onnx="MatMul"):
     def infer(a: TensorType, b: TensorType) -> TensorType:
         """``[broadcast batch, M, N]``."""
         require(a.dtype == b.dtype, "(C1) the operands have one dtype", got=f"{a} and {b}")
-        require(a.rank >= 1 and b.rank >= 1, "(C2) the operands are not scalars", got=f"{a} and {b}")
+        require(
+            a.rank >= 1 and b.rank >= 1, "(C2) the operands are not scalars", got=f"{a} and {b}"
+        )
         inner = b.shape[-2] if b.rank > 1 else b.shape[-1]
         require(
             same_dim(a.shape[-1], inner),
@@ -113,9 +115,7 @@ class Pack(OpDef, name="pack"):
         blocks = -(-cols // nr)
         padded = np.zeros((*batch, depth, blocks * nr), b.dtype)
         padded[..., :cols] = b
-        return np.ascontiguousarray(
-            np.moveaxis(padded.reshape(*batch, depth, blocks, nr), -2, -3)
-        )
+        return np.ascontiguousarray(np.moveaxis(padded.reshape(*batch, depth, blocks, nr), -2, -3))
 
     def element(self, k: Puller, index: tuple[Dim, ...]) -> Value:
         """A copy, or zero past the last column."""

@@ -1,7 +1,8 @@
-"""Operators that move elements: reshapes, views, padding, concatenation; and `iota`, which makes them.
+"""Operators that move elements: views, padding, concatenation; and `iota`, which makes them.
 
-Each maps the index of an element of the result to the index of the element that it copies. A bijective view also has
-``push``, the inverse map, for fusing it into the store of the operation before it.
+Each maps the index of an element of the result to the index of the element that it copies. A
+bijective view also has ``push``, the inverse map, for fusing it into the store of the operation
+before it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pjit.ir.opdef import (
     variadic,
 )
 from pjit.ir.ops.elementwise import ALL
-from pjit.ir.types import FLOATS, INTS, NUMERIC, DType, TensorType, bf16, bool_, f32, i8, row_major
+from pjit.ir.types import FLOATS, INTS, NUMERIC, DType, TensorType, bf16, f32, i8, row_major
 
 Shape = tuple[Dim, ...]
 PAD_MODES = ("constant", "edge", "reflect")
@@ -251,20 +252,27 @@ class Slice(OpDef, name="slice"):
         sample((9, 67), dtypes=(f32,), starts=(8, 0), sizes=(3, 34), steps=(-3, 2)),
         sample((), dtypes=(f32,), starts=(), sizes=(), steps=()),
         sample((4, 3), dtypes=(f32,), starts=(0, 1), sizes=(0, 2), steps=(1, 1)),
-        sample((2, 3, 1, 7), dtypes=(f32,), starts=(0, 2, 0, 6), sizes=(2, 3, 1, 7), steps=(1, -1, 1, -1)),
+        sample(
+            (2, 3, 1, 7),
+            dtypes=(f32,),
+            starts=(0, 2, 0, 6),
+            sizes=(2, 3, 1, 7),
+            steps=(1, -1, 1, -1),
+        ),
     )
 
 
 class Pad(OpDef, name="pad"):
     """Adds elements at the low and high ends of the dimensions.
 
-    ``mode`` says which: ``constant`` the value, ``edge`` the nearest element of x, ``reflect`` the elements of x mirrored at
-    its first and last one (which are not repeated).
+    ``mode`` says which: ``constant`` the value, ``edge`` the nearest element of x, ``reflect`` the
+    elements of x mirrored at its first and last one (which are not repeated).
 
     Constraints:
         (C1) ``low`` and ``high`` have one entry per dimension of x, none negative.
         (C2) mode is constant, edge or reflect.
-        (C3) edge: no dimension that is padded is empty; reflect: each pad is less than the dimension.
+        (C3) edge: no dimension that is padded is empty; reflect: each pad is less than the
+            dimension.
     """
 
     x = operand(ALL)
@@ -367,7 +375,10 @@ class Concat(OpDef, name="concat"):
         shape = list(xs[0].shape)
         for x in xs[1:]:
             require(
-                all(d == axis or same_dim(a, b) for d, (a, b) in enumerate(zip(shape, x.shape, strict=True))),
+                all(
+                    d == axis or same_dim(a, b)
+                    for d, (a, b) in enumerate(zip(shape, x.shape, strict=True))
+                ),
                 "(C3) the dimensions beside the axis are equal",
                 expected=xs[0],
                 got=x,

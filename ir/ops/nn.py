@@ -24,7 +24,7 @@ SPATIAL = (1, 2, 3)  # numbers of spatial dimensions
 MERGED_DEPTH = 16  # channels below which the last kernel dimension joins the depth of a tile
 
 
-def _check_rank(x: TensorType, kernel: tuple, constraint: str) -> None:
+def check_rank(x: TensorType, kernel: tuple, constraint: str) -> None:
     require(
         len(kernel) in SPATIAL and x.rank == len(kernel) + 2,
         f"{constraint} x has a batch, a channel and 1 to 3 spatial dimensions, as many as the kernel",
@@ -32,7 +32,7 @@ def _check_rank(x: TensorType, kernel: tuple, constraint: str) -> None:
     )
 
 
-def _check_groups(channels: Dim, groups: int, constraint: str) -> None:
+def check_groups(channels: Dim, groups: int, constraint: str) -> None:
     require(
         groups == 1 or (groups > 1 and isinstance(channels, int) and channels % groups == 0),
         f"{constraint} groups divides the channels",
@@ -75,10 +75,10 @@ class Conv(OpDef, name="nn.conv"):
     ) -> TensorType:
         """``[N, O, out...]``."""
         require(x.dtype == w.dtype, "(C1) the operands have one dtype", got=f"{x} and {w}")
-        _check_rank(x, w.shape[2:], "(C2)")
-        windows = Windows(_static(w.shape[2:], "(C3)"), strides, pads, dilations)
+        check_rank(x, w.shape[2:], "(C2)")
+        windows = Windows(static_kernel(w.shape[2:], "(C3)"), strides, pads, dilations)
         windows.check("(C3)")
-        _check_groups(w.shape[0], groups, "(C4)")
+        check_groups(w.shape[0], groups, "(C4)")
         require(
             same_dim(x.shape[1], w.shape[1] * groups),
             "(C5) x has groups times the input channels of w",
@@ -100,7 +100,7 @@ class Conv(OpDef, name="nn.conv"):
         """A patch matrix times the weight matrix, by group."""
         windows = Windows(w.shape[2:], strides, pads, dilations)
         spatial, n = windows.rank, x.shape[0]
-        out = _ints(windows.out_shape(x.shape[2:], "(C6)"))
+        out = static_part(windows.out_shape(x.shape[2:], "(C6)"))
         view = windows.view(widen(x), out)  # [n, c, out, kernel]
         view = view.reshape(n, groups, w.shape[1], *view.shape[2:])
         order = (0, 1, *range(3, 3 + spatial), 2, *range(3 + spatial, 3 + 2 * spatial))
@@ -155,9 +155,22 @@ class Conv(OpDef, name="nn.conv"):
             dtypes=(f32, f64),
         ),
         sample(
-            (2, 3, 6, 6), (3, 1, 3, 3), strides=(1, 1), pads=(1,) * 4, dilations=(1, 1), groups=3, dtypes=(f32,)
+            (2, 3, 6, 6),
+            (3, 1, 3, 3),
+            strides=(1, 1),
+            pads=(1,) * 4,
+            dilations=(1, 1),
+            groups=3,
+            dtypes=(f32,),
         ),
-        sample((2, 5, 7, 5), (8, 5, 1, 1), strides=(1, 1), pads=(0,) * 4, dilations=(1, 1), dtypes=(f32,)),
+        sample(
+            (2, 5, 7, 5),
+            (8, 5, 1, 1),
+            strides=(1, 1),
+            pads=(0,) * 4,
+            dilations=(1, 1),
+            dtypes=(f32,),
+        ),
         sample((2, 3, 17), (5, 3, 4), strides=(2,), pads=(2, 1), dilations=(3,), dtypes=(f32,)),
         sample(
             (1, 2, 5, 6, 4),
@@ -167,7 +180,14 @@ class Conv(OpDef, name="nn.conv"):
             dilations=(1, 1, 1),
             dtypes=(f32,),
         ),
-        sample((0, 2, 5, 5), (3, 2, 3, 3), strides=(1, 1), pads=(0,) * 4, dilations=(1, 1), dtypes=(f32,)),
+        sample(
+            (0, 2, 5, 5),
+            (3, 2, 3, 3),
+            strides=(1, 1),
+            pads=(0,) * 4,
+            dilations=(1, 1),
+            dtypes=(f32,),
+        ),
     )
 
 
@@ -191,7 +211,7 @@ class PackWeights(OpDef, name="nn.pack_weights"):
     def infer(w: TensorType, *, groups: int, nr: int) -> TensorType:
         """``[G, blocks, taps*C/G, nr]``."""
         require(w.rank - 2 in SPATIAL, "(C1) the weight has 1 to 3 spatial dimensions", got=w)
-        _check_groups(w.shape[0], groups, "(C2)")
+        check_groups(w.shape[0], groups, "(C2)")
         require(nr >= 1, "(C3) nr is at least 1", got=nr)
         blocks = expr.ceildiv(w.shape[0] // groups, nr)
         return w.with_shape((groups, blocks, expr.product(w.shape[1:]), nr))
@@ -262,11 +282,11 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
     ) -> TensorType:
         """``[N, out..., out_channels]``."""
         require(x.dtype == wp.dtype, "(C1) the operands have one dtype", got=f"{x} and {wp}")
-        _check_rank(x, kernel, "(C2)")
+        check_rank(x, kernel, "(C2)")
         windows = Windows(kernel, strides, pads, dilations)
         windows.check("(C3)")
-        _check_groups(x.shape[-1], groups, "(C4)")
-        _check_groups(out_channels, groups, "(C4)")
+        check_groups(x.shape[-1], groups, "(C4)")
+        check_groups(out_channels, groups, "(C4)")
         require(wp.rank == 4, "(C5) wp has four dimensions", got=wp)
         blocks = expr.ceildiv(out_channels // groups, wp.shape[3])
         depth = expr.product(kernel) * (x.shape[-1] // groups)
@@ -494,8 +514,8 @@ class Depthwise(OpDef, name="nn.depthwise"):
     ) -> TensorType:
         """``[N, out..., C]``."""
         require(x.dtype == w.dtype, "(C1) the operands have one dtype", got=f"{x} and {w}")
-        _check_rank(x, w.shape[:-1], "(C2)")
-        windows = Windows(_static(w.shape[:-1], "(C3)"), strides, pads, dilations)
+        check_rank(x, w.shape[:-1], "(C2)")
+        windows = Windows(static_kernel(w.shape[:-1], "(C3)"), strides, pads, dilations)
         windows.check("(C3)")
         require(
             same_dim(x.shape[-1], w.shape[-1]),
@@ -517,9 +537,11 @@ class Depthwise(OpDef, name="nn.depthwise"):
     ) -> np.ndarray:
         """A sum over the windows of each channel."""
         windows = Windows(w.shape[:-1], strides, pads, dilations)
-        out = _ints(windows.out_shape(x.shape[1:-1], "(C5)"))
+        out = static_part(windows.out_shape(x.shape[1:-1], "(C5)"))
         view = windows.view(np.moveaxis(widen(x), -1, 1), out)  # [n, c, out, kernel]
-        taps = np.moveaxis(widen(w), -1, 0).reshape(w.shape[-1], *(1,) * windows.rank, *windows.kernel)
+        taps = np.moveaxis(widen(w), -1, 0).reshape(
+            w.shape[-1], *(1,) * windows.rank, *windows.kernel
+        )
         axes = tuple(range(-windows.rank, 0))
         y = (view * taps).sum(axes, dtype=view.dtype)
         return np.moveaxis(y, 1, -1).astype(x.dtype)
@@ -545,8 +567,22 @@ class Depthwise(OpDef, name="nn.depthwise"):
         return k.b.cast(k.reduce("add", windows.kernel, term, acc), x.dtype)
 
     samples = (
-        sample((1, 8, 9, 5), (3, 3, 5), strides=(1, 1), pads=(1,) * 4, dilations=(1, 1), dtypes=(*FLOATS, i32)),
-        sample((3, 9, 7, 16), (3, 2, 16), strides=(2, 3), pads=(0, 1, 2, 1), dilations=(2, 1), dtypes=(f32, f64)),
+        sample(
+            (1, 8, 9, 5),
+            (3, 3, 5),
+            strides=(1, 1),
+            pads=(1,) * 4,
+            dilations=(1, 1),
+            dtypes=(*FLOATS, i32),
+        ),
+        sample(
+            (3, 9, 7, 16),
+            (3, 2, 16),
+            strides=(2, 3),
+            pads=(0, 1, 2, 1),
+            dilations=(2, 1),
+            dtypes=(f32, f64),
+        ),
         sample((2, 17, 3), (4, 3), strides=(2,), pads=(2, 1), dilations=(3,), dtypes=(f32,)),
         sample(
             (1, 4, 5, 6, 3),
@@ -556,259 +592,28 @@ class Depthwise(OpDef, name="nn.depthwise"):
             dilations=(1, 1, 1),
             dtypes=(f32,),
         ),
-        sample((2, 6, 6, 40), (5, 5, 40), strides=(2, 2), pads=(0,) * 4, dilations=(1, 1), dtypes=(f32,)),
-        sample((0, 6, 6, 4), (3, 3, 4), strides=(1, 1), pads=(1,) * 4, dilations=(1, 1), dtypes=(f32,)),
-    )
-
-
-class ConvTranspose(OpDef, name="nn.conv_transpose"):
-    """Transposed convolution of ``x`` ``[N, C, spatial...]`` with ``w`` ``[C, O/groups, kernel...]``.
-
-    Input position i adds ``x[i] * w[t]`` to output position ``i*stride + t*dilation - low``. An output size is
-    ``(H - 1)*stride + dilation*(kernel - 1) + 1 - low - high + output_padding``.
-
-    (C1) Both operands have one dtype.
-    (C2) x has a batch, a channel and 1 to 3 spatial dimensions; w has the same rank.
-    (C3) The kernel sizes are static; strides, dilations >= 1 and pads, output_padding >= 0 have the right lengths.
-    (C4) groups divides the input channels, which are static if groups > 1.
-    (C5) x and w have the same input channels.
-    (C6) The output sizes are at least 1.
-    """
-
-    x = operand(FLOATS)
-    w = operand(FLOATS)
-    strides = attr()
-    pads = attr()
-    dilations = attr()
-    groups = attr(1)
-    output_padding = attr()
-    __slots__ = ()
-
-    @staticmethod
-    def infer(
-        x: TensorType,
-        w: TensorType,
-        *,
-        strides: tuple[int, ...],
-        pads: tuple[int, ...],
-        dilations: tuple[int, ...],
-        groups: int,
-        output_padding: tuple[int, ...],
-    ) -> TensorType:
-        """``[N, O, out...]``."""
-        require(x.dtype == w.dtype, "(C1) the operands have one dtype", got=f"{x} and {w}")
-        _check_rank(x, w.shape[2:], "(C2)")
-        windows = Windows(_static(w.shape[2:], "(C3)"), strides, pads, dilations)
-        windows.check("(C3)")
-        require(
-            len(output_padding) == windows.rank and min(output_padding) >= 0,
-            "(C3) output_padding has one entry of at least 0 a spatial dimension",
-            got=output_padding,
-        )
-        _check_groups(w.shape[0], groups, "(C4)")
-        require(
-            same_dim(x.shape[1], w.shape[0]),
-            "(C5) the input channels are equal",
-            expected=w.shape[0],
-            got=x.shape[1],
-        )
-        out = _transposed_shape(x.shape[2:], windows, output_padding)
-        require(
-            all(not isinstance(d, int) or d >= 1 for d in out),
-            "(C6) the output sizes are at least 1",
-            got=list(out),
-        )
-        return x.with_shape((x.shape[0], w.shape[1] * groups, *out))
-
-    @staticmethod
-    def ref(
-        x: np.ndarray,
-        w: np.ndarray,
-        *,
-        strides: tuple[int, ...],
-        pads: tuple[int, ...],
-        dilations: tuple[int, ...],
-        groups: int,
-        output_padding: tuple[int, ...],
-    ) -> np.ndarray:
-        """Scatters the product of each tap."""
-        windows = Windows(w.shape[2:], strides, pads, dilations)
-        n, spatial = x.shape[0], x.shape[2:]
-        out = _ints(_transposed_shape(spatial, windows, output_padding))
-        xs = widen(x).reshape(n, groups, x.shape[1] // groups, *spatial)
-        ws = widen(w).reshape(groups, w.shape[0] // groups, *w.shape[1:])
-        rows = zip(windows.low, windows.high, out, strict=True)
-        whole = np.zeros((n, groups, w.shape[1], *(o + lo + hi for lo, hi, o in rows)), xs.dtype)
-        for tap in np.ndindex(*windows.kernel):
-            part = np.einsum("ngc...,gco->ngo...", xs, ws[(..., *tap)])
-            at = [
-                slice(t * d, t * d + (size - 1) * s + 1, s)
-                for t, d, s, size in zip(tap, dilations, strides, spatial, strict=True)
-            ]
-            whole[(..., *at)] += part
-        crop = [slice(lo, lo + o) for lo, o in zip(windows.low, out, strict=True)]
-        return whole[(..., *crop)].reshape(n, groups * w.shape[1], *out).astype(x.dtype)
-
-    @staticmethod
-    def decompose(
-        b: Any,
-        x: Value,
-        w: Value,
-        *,
-        strides: tuple[int, ...],
-        pads: tuple[int, ...],
-        dilations: tuple[int, ...],
-        groups: int,
-        output_padding: tuple[int, ...],
-    ) -> Value:
-        """One convolution that computes all phases of the stride as channels, interleaved afterwards.
-
-        Along a dimension, write a position of the full output as ``q*s + r``. Only the taps ``r + s*j`` of phase r
-        reach it, from input position ``q - j``: phase r is a convolution with ``J = ceil(K/s)`` flipped taps. ``first`` is
-        the lowest q that the cropped result needs. (Sub-pixel convolution: Shi et al., arXiv:1609.07009.)
-        """
-        from pjit.ir import ops
-
-        windows = Windows(w.tensor.shape[2:], strides, pads, dilations)
-        out = _transposed_shape(x.shape[2:], windows, output_padding)
-        spans, n = windows.spans, windows.rank
-        taps = tuple(-(-k // s) for k, s in zip(spans, strides, strict=True))
-        first = tuple(min(lo // s, j - 1) for lo, s, j in zip(windows.low, strides, taps, strict=True))
-        low = tuple(j - 1 - f for j, f in zip(taps, first, strict=True))
-        rows = zip(spans, output_padding, windows.high, strides, strict=True)
-        high = tuple(max(0, (k - 1 + extra - hi) // s) for k, extra, hi, s in rows)
-        weight = _phase_weight(b, w, windows, taps, groups)
-        y = b(
-            ops.Conv, x, weight, strides=(1,) * n, pads=low + high, dilations=(1,) * n, groups=groups
-        )
-        batch, per_group, grid = x.shape[0], w.shape[1], y.shape[2:]
-        if max(strides) > 1:
-            y = b(ops.Reshape, y, shape=(batch, groups, *strides, per_group, *grid))
-            perm = (0, 1, 2 + n, *(i for d in range(n) for i in (3 + n + d, 2 + d)))
-            y = b(ops.Transpose, y, perm=perm)
-            fine = tuple(q * s for q, s in zip(grid, strides, strict=True))
-            y = b(ops.Reshape, y, shape=(batch, groups * per_group, *fine))
-        starts = tuple(lo - f * s for lo, f, s in zip(windows.low, first, strides, strict=True))
-        if any(starts) or y.shape[2:] != out:
-            y = b(
-                ops.Slice,
-                y,
-                starts=(0, 0, *starts),
-                sizes=(*y.shape[:2], *out),
-                steps=(1,) * (n + 2),
-            )
-        return y
-
-    samples = (
         sample(
-            (2, 3, 5, 4),
-            (3, 4, 3, 3),
+            (2, 6, 6, 40),
+            (5, 5, 40),
             strides=(2, 2),
-            pads=(1, 1, 1, 1),
+            pads=(0,) * 4,
             dilations=(1, 1),
-            output_padding=(1, 1),
-            dtypes=FLOATS,
-        ),
-        sample(
-            (1, 4, 4, 5),
-            (4, 3, 2, 4),
-            strides=(3, 2),
-            pads=(0, 1, 0, 2),
-            dilations=(2, 1),
-            groups=2,
-            output_padding=(2, 0),
             dtypes=(f32,),
         ),
         sample(
-            (2, 2, 6),
-            (2, 3, 4),
-            strides=(1,),
-            pads=(1, 0),
-            dilations=(1,),
-            output_padding=(0,),
-            dtypes=(f32,),
-        ),
-        sample(
-            (1, 2, 3, 2, 4),
-            (2, 2, 2, 3, 1),
-            strides=(2, 1, 2),
-            pads=(0, 1, 0, 0, 0, 0),
-            dilations=(1, 1, 1),
-            output_padding=(0, 0, 1),
-            dtypes=(f32,),
+            (0, 6, 6, 4), (3, 3, 4), strides=(1, 1), pads=(1,) * 4, dilations=(1, 1), dtypes=(f32,)
         ),
     )
 
 
-def _phase_weight(b: Any, w: Value, windows: Windows, taps: tuple[int, ...], groups: int) -> Value:
-    """Rearranges ``[C, O/G, kernel]`` to ``[G*phases*O/G, C/G, taps]``, flipped and zero-filled."""
-    from pjit.ir import ops
-
-    n, strides = windows.rank, windows.strides
-    channels, per_group = w.shape[0] // groups, w.shape[1]
-    lead = (groups, channels, per_group)
-    if max(windows.dilations) > 1:
-        for i, (size, d) in enumerate(zip(windows.kernel, windows.dilations, strict=True)):
-            w = _spread(b, w, 2 + i, size, d)
-    short = tuple(j * s - k for j, s, k in zip(taps, strides, windows.spans, strict=True))
-    if any(short):
-        w = b(ops.Pad, w, low=(0,) * (n + 2), high=(0, 0, *short))
-    w = b(ops.Reshape, w, shape=(*lead, *(i for pair in zip(taps, strides, strict=True) for i in pair)))
-    if max(taps) > 1:
-        flip = [2 * i + 3 for i, j in enumerate(taps) if j > 1]
-        starts = tuple(w.shape[i] - 1 if i in flip else 0 for i in range(len(w.shape)))
-        steps = tuple(-1 if i in flip else 1 for i in range(len(w.shape)))
-        w = b(ops.Slice, w, starts=starts, sizes=tuple(w.shape), steps=steps)
-    perm = (0, *(4 + 2 * i for i in range(n)), 2, 1, *(3 + 2 * i for i in range(n)))
-    w = b(ops.Transpose, w, perm=perm)
-    phases = int(np.prod(strides))
-    return b(ops.Reshape, w, shape=(groups * phases * per_group, channels, *taps))
-
-
-def _spread(b: Any, w: Value, axis: int, size: int, dilation: int) -> Value:
-    """Puts ``dilation - 1`` zeros between the elements of an axis."""
-    from pjit.ir import ops
-
-    if dilation == 1:
-        return w
-    shape = list(w.shape)
-    w = b(ops.Reshape, w, shape=(*shape[: axis + 1], 1, *shape[axis + 1 :]))
-    zeros = [0] * len(w.shape)
-    high = list(zeros)
-    high[axis + 1] = dilation - 1
-    w = b(ops.Pad, w, low=tuple(zeros), high=tuple(high))
-    shape[axis] = size * dilation
-    w = b(ops.Reshape, w, shape=tuple(shape))
-    sizes = list(shape)
-    sizes[axis] = (size - 1) * dilation + 1
-    return b(
-        ops.Slice, w, starts=(0,) * len(shape), sizes=tuple(sizes), steps=(1,) * len(shape)
-    )
-
-
-def _transposed_shape(
-    spatial: tuple[Dim, ...], windows: Windows, output_padding: tuple[int, ...]
-) -> tuple[Dim, ...]:
-    rows = zip(
-        spatial,
-        windows.strides,
-        windows.spans,
-        windows.low,
-        windows.high,
-        output_padding,
-        strict=True,
-    )
-    return tuple((size - 1) * s + k - lo - hi + extra for size, s, k, lo, hi, extra in rows)
-
-
-def _static(dims: tuple[Dim, ...], constraint: str) -> tuple[int, ...]:
-    found = _ints(dims)
+def static_kernel(dims: tuple[Dim, ...], constraint: str) -> tuple[int, ...]:
+    found = static_part(dims)
     require(len(found) == len(dims), f"{constraint} the kernel sizes are static", got=list(dims))
     return found
 
 
-def _ints(dims: tuple[Dim, ...]) -> tuple[int, ...]:
+def static_part(dims: tuple[Dim, ...]) -> tuple[int, ...]:
     return tuple(d for d in dims if isinstance(d, int))
 
 
-__all__ = ["Conv", "ConvPacked", "ConvTranspose", "Depthwise", "PackWeights"]
+__all__ = ["Conv", "ConvPacked", "Depthwise", "PackWeights"]

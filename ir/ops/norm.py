@@ -100,9 +100,7 @@ class BatchNorm(OpDef, name="nn.batch_norm"):
             (2, 3, 4, 5), (3,), (3,), (3,), Arg((3,), None, 0.1, 2.0), epsilon=1e-3, dtypes=FLOATS
         ),
         sample((4, 6), (6,), (6,), (6,), Arg((6,), None, 0.1, 2.0), epsilon=1e-5, dtypes=(f32,)),
-        sample(
-            (0, 3, 2), (3,), (3,), (3,), Arg((3,), None, 0.1, 2.0), epsilon=1e-5, dtypes=(f32,)
-        ),
+        sample((0, 3, 2), (3,), (3,), (3,), Arg((3,), None, 0.1, 2.0), epsilon=1e-5, dtypes=(f32,)),
     )
 
 
@@ -123,20 +121,32 @@ class LayerNorm(OpDef, name="nn.layer_norm"):
 
     @staticmethod
     def infer(
-        x: TensorType, scale: TensorType, bias: TensorType | None = None, *, axis: int, epsilon: float
+        x: TensorType,
+        scale: TensorType,
+        bias: TensorType | None = None,
+        *,
+        axis: int,
+        epsilon: float,
     ) -> TensorType:
         """The type of x."""
         parameters = [scale] if bias is None else [scale, bias]
         for t in parameters:
             require(t.dtype == x.dtype, "(C1) the operands have one dtype", got=f"{x} and {t}")
-        require(0 <= axis < x.rank, "(C2) axis is a dimension", expected=f"0..{x.rank - 1}", got=axis)
+        require(
+            0 <= axis < x.rank, "(C2) axis is a dimension", expected=f"0..{x.rank - 1}", got=axis
+        )
         inner = x.shape[axis:]
         for t in parameters:
             fits = t.rank <= len(inner) and all(
                 d == 1 or same_dim(d, n)
                 for d, n in zip(reversed(t.shape), reversed(inner), strict=False)
             )
-            require(fits, "(C3) scale and bias broadcast to the normalised dimensions", expected=list(inner), got=t)
+            require(
+                fits,
+                "(C3) scale and bias broadcast to the normalised dimensions",
+                expected=list(inner),
+                got=t,
+            )
         return x
 
     @staticmethod
@@ -196,7 +206,9 @@ class Softmax(OpDef, name="softmax"):
     @staticmethod
     def infer(x: TensorType, *, axis: int) -> TensorType:
         """The type of x."""
-        require(0 <= axis < x.rank, "(C1) axis is a dimension", expected=f"0..{x.rank - 1}", got=axis)
+        require(
+            0 <= axis < x.rank, "(C1) axis is a dimension", expected=f"0..{x.rank - 1}", got=axis
+        )
         return x
 
     @staticmethod
@@ -237,7 +249,9 @@ class LogSoftmax(OpDef, name="log_softmax"):
     @staticmethod
     def infer(x: TensorType, *, axis: int) -> TensorType:
         """The type of x."""
-        require(0 <= axis < x.rank, "(C1) axis is a dimension", expected=f"0..{x.rank - 1}", got=axis)
+        require(
+            0 <= axis < x.rank, "(C1) axis is a dimension", expected=f"0..{x.rank - 1}", got=axis
+        )
         return x
 
     @staticmethod

@@ -7,15 +7,17 @@ from pjit.ir.types import TensorType
 
 
 class Launch(OpDef, name="launch"):
-    """Runs a kernel of the module on its operands; the results are the buffers that the kernel writes.
+    """Runs a kernel of the module on its operands; the results are the buffers that the kernel
+    writes.
 
-    ``flops`` and ``seconds`` are the cost model's prediction for the launch, symbolic sizes counted as 1.
+    ``flops`` and ``seconds`` are the cost model's prediction for the launch, symbolic sizes
+    counted as 1.
     """
 
     structural = True
     inputs = variadic()
     kernel = attr(doc="the name of the kernel")
-    schedule = attr((), doc="the choices that made the kernel, for reports")
+    schedule = attr(())
     flops = attr(0)
     __slots__ = ()
 

@@ -70,7 +70,8 @@ class Windows:
             got=f"strides {self.strides}, dilations {self.dilations}, pads {self.pads}",
         )
         require(
-            min((*self.strides, *self.dilations), default=1) >= 1 and min(self.pads, default=0) >= 0,
+            min((*self.strides, *self.dilations), default=1) >= 1
+            and min(self.pads, default=0) >= 0,
             f"{constraint} strides and dilations are at least 1, pads at least 0",
             got=f"strides {self.strides}, dilations {self.dilations}, pads {self.pads}",
         )

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from pjit.ir import expr
 from pjit.ir.errors import ConstraintError
 from pjit.ir.expr import Dim, sym
@@ -68,9 +69,10 @@ def test_reference_has_the_inferred_type(cls: type[OpDef], s: Sample, dt: DType)
     ],
 )
 def test_symbolic_inference_agrees_with_static(cls: type[OpDef], s: Sample) -> None:
-    """Sizes become symbols, one at a time and all together, and the inferred shapes are compared at the sizes.
+    """Sizes become symbols, one at a time and all together; the shapes are compared at the sizes.
 
-    An operator may refuse a symbol where it needs a static size; that it accepts some is tested below.
+    An operator may refuse a symbol where it needs a static size; that it accepts some is tested
+    below.
     """
     attrs = complete_attrs(cls, s.attrs)
     types = [type_of(x) for x in arrays(s, (s.dtypes or (f32,))[0])]

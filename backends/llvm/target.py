@@ -1,0 +1,179 @@
+"""The machines that the LLVM back end compiles for: the host and the named targets."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from pjit.ir.errors import PjitError
+from pjit.ir.target import Machine
+
+
+@dataclass(frozen=True)
+class LlvmMachine(Machine):
+    """A machine with what LLVM needs to know of it.
+
+    Attributes:
+        triple: The target triple.
+        cpu: The processor, by LLVM's name.
+        features: LLVM's feature string.
+        f16c: Whether converting between f16 and f32 is an instruction.
+    """
+
+    triple: str = ""
+    cpu: str = ""
+    features: str = ""
+    f16c: bool = True
+
+    @property
+    def key(self) -> str:
+        """Names the code that is generated for the machine, for caches."""
+        return f"{self.triple}/{self.cpu}/{self.features}"
+
+
+_X86_BASE = {"vector_bits": 128, "vector_registers": 16, "fma": False, "masked": False}
+_LEVELS: dict[str, dict] = {
+    "x86-64-v4": {
+        "vector_bits": 512,
+        "vector_registers": 32,
+        "fma": True,
+        "masked": True,
+        "flops_per_cycle": 64,
+    },
+    "x86-64-v3": {
+        "vector_bits": 256,
+        "vector_registers": 16,
+        "fma": True,
+        "masked": False,
+        "flops_per_cycle": 32,
+    },
+    "x86-64-v2": {**_X86_BASE, "flops_per_cycle": 8, "f16c": False},
+    "aarch64": {
+        "vector_bits": 128,
+        "vector_registers": 32,
+        "fma": True,
+        "masked": False,
+        "flops_per_cycle": 16,
+    },
+}
+_V4 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
+TARGETS = ("host", *_LEVELS)
+
+
+@functools.cache
+def initialize() -> None:
+    """Makes every target of this LLVM available, once."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+def machine(name: str = "host", threads: int = 1) -> LlvmMachine:
+    """The machine of a target's name, one of ``TARGETS``.
+
+    Args:
+        name: The target; all but ``host`` are instruction sets, with the host's cache sizes.
+        threads: Threads that run a program.
+
+    Raises:
+        PjitError: No target has the name.
+    """
+    if name == "host":
+        return host_machine(threads)
+    if name not in _LEVELS:
+        raise PjitError("no such target", got=name, expected=", ".join(TARGETS))
+    is_arm = name == "aarch64"
+    same_arch = platform.machine() in (("aarch64", "arm64") if is_arm else ("x86_64", "AMD64"))
+    foreign = "aarch64-unknown-linux-gnu" if is_arm else "x86_64-unknown-linux-gnu"
+    return LlvmMachine(
+        name=name,
+        threads=threads,
+        triple=llvm.get_default_triple() if same_arch else foreign,
+        cpu="generic" if is_arm else name,
+        **_cache_sizes(),
+        **_LEVELS[name],
+    )
+
+
+def host_machine(threads: int = 1) -> LlvmMachine:
+    """The machine that this process runs on."""
+    features = _host_features()
+    return LlvmMachine(
+        name="host",
+        threads=threads,
+        triple=llvm.get_default_triple(),
+        cpu=llvm.get_host_cpu_name(),
+        features=_host_feature_string(),
+        **_cache_sizes(),
+        **{**_LEVELS[_host_level(features)], "f16c": _host_converts_f16(features)},
+    )
+
+
+def runs_here(target: Machine) -> bool:
+    """Whether this process can run code made for a machine."""
+    if target.name == "host":
+        return True
+    features = _host_features()
+    level = _host_level(features)
+    if target.name == "aarch64" or level == "aarch64":
+        return target.name == level
+    order = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
+    return order.index(target.name) <= order.index(level)
+
+
+@functools.cache
+def _host_features() -> frozenset[str]:
+    return frozenset(k for k, on in llvm.get_host_cpu_features().items() if on)
+
+
+@functools.cache
+def _host_feature_string() -> str:
+    return llvm.get_host_cpu_features().flatten()
+
+
+def _host_level(features: frozenset[str]) -> str:
+    if platform.machine() in ("aarch64", "arm64"):
+        return "aarch64"
+    if all(f in features for f in _V4):
+        return "x86-64-v4"
+    return "x86-64-v3" if {"avx2", "fma", "f16c"} <= features else "x86-64-v2"
+
+
+def _host_converts_f16(features: frozenset[str]) -> bool:
+    return platform.machine() in ("aarch64", "arm64") or "f16c" in features
+
+
+@functools.cache
+def _cache_sizes() -> dict[str, int]:
+    """Bytes of the data caches of one core, where the system tells (Linux)."""
+    sizes: dict[str, int] = {}
+    for entry in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            kind, level, text = (
+                (entry / f).read_text().strip() for f in ("type", "level", "size")
+            )
+        except OSError:
+            continue
+        if kind != "Instruction" and level in ("1", "2"):
+            unit = {"K": 10, "M": 20}.get(text[-1:], 0)
+            sizes[f"l{level}"] = int(text.rstrip("KM")) << unit
+    return sizes
+
+
+def target_machine(target: LlvmMachine) -> llvm.TargetMachine:
+    """LLVM's description of a machine, for code that can be loaded at any address."""
+    initialize()
+    return llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
+    )
+
+
+def function_attributes(target: Machine) -> tuple[str, ...]:
+    """Attributes that make LLVM keep vectors of the machine's full width."""
+    if target.vector_bits < 512:
+        return ()
+    return ('"prefer-vector-width"="512"', '"min-legal-vector-width"="512"')
+

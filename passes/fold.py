@@ -1,0 +1,97 @@
+"""Constant folding: operations on constants only are computed now, by the operator's reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pjit.ir.builder import Builder
+from pjit.ir.core import Module, Op, Value
+from pjit.ir.expr import Expr
+from pjit.ir.ops import Const, Pack, PackWeights, Sizes
+from pjit.ir.types import TensorType
+from pjit.passes.context import Context, Pass
+from pjit.passes.pattern import constant_array, is_constant
+from pjit.passes.rewrite import prune_constants, rewrite
+
+SMALL = 4096  # elements; a result of at most that many is always worth folding
+GROWTH = 4  # a larger result has at most that many times the bytes of its operands
+GROWTH_BYTES = 64 << 20  # and takes at most that many bytes more
+PACKING = (Pack, PackWeights)  # folded whatever the padding costs: the kernels read nothing else
+
+
+@dataclass(frozen=True)
+class Fold(Pass):
+    """Replaces operations whose operands are all constants by their results.
+
+    A large result that is much larger than its operands (a broadcast, a range) is left to be computed when needed. An
+    operation whose reference raises is left too: whether it is ever run is not known here.
+    """
+
+    name: ClassVar[str] = "fold"
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+
+    def run(self, module: Module, context: Context) -> bool:
+        """Folds until nothing folds."""
+        refused: set[Op] = set()
+        changed = rewrite(module, lambda op, b: _fold(op, b, context, refused), "constant folding")
+        return prune_constants(module) or changed
+
+
+def _fold(op: Op, b: Builder, context: Context, refused: set[Op]) -> Any:
+    if op in refused or not _foldable(op):
+        return None
+    arrays = [constant_array(v, b.module) for v in op.operands]
+    try:
+        with np.errstate(all="ignore"):
+            found = op.ref(*arrays, **op.attrs)  # type: ignore[attr-defined]
+    except (ArithmeticError, IndexError, ValueError) as e:
+        refused.add(op)
+        context.log(f"fold: {op.op_name} at {op.loc} left as it is: {e}")
+        return None
+    results = found if isinstance(found, tuple | list) else (found,)
+    name = _name(op.operands, op.op_name)
+    return [
+        Const.of(b, np.ascontiguousarray(np.asarray(a)).reshape(r.shape), name)
+        for a, r in zip(results, op.results, strict=True)
+    ]
+
+
+def _foldable(op: Op) -> bool:
+    if isinstance(op, Const) or op.regions or op.terminator or not hasattr(op, "ref"):
+        return False
+    if not op.pure or not all(is_constant(v) for v in op.operands):  # type: ignore[attr-defined]
+        return False
+    if not all(isinstance(r.type, TensorType) and r.type.is_static for r in op.results):
+        return False
+    if any(_symbolic(v) for v in op.attrs.values()):
+        return False
+    return isinstance(op, Sizes | PACKING) or _worth_storing(op)
+
+
+def _symbolic(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(_symbolic(v) for v in value)
+    return isinstance(value, Expr)
+
+
+def _worth_storing(op: Op) -> bool:
+    if all(prod(r.tensor.static_shape) <= SMALL for r in op.results):
+        return True
+    given, made = _bytes(op.operands), _bytes(op.results)
+    return made <= GROWTH * given and made - given <= GROWTH_BYTES
+
+
+def _bytes(values: tuple[Value, ...]) -> int:
+    return sum(prod(v.tensor.static_shape) * v.dtype.itemsize for v in values)
+
+
+def _name(operands: tuple[Value, ...], otherwise: str) -> str:
+    """The name of the largest operand, so that a folded weight still says which one it is."""
+    if not operands:
+        return otherwise
+    largest = max(operands, key=lambda v: prod(v.tensor.static_shape))
+    return largest.owner.value  # type: ignore[union-attr]
