@@ -1,4 +1,4 @@
-"""Interpreters: the meaning of a graph by the operators' references, and of a kernel element by element.
+"""Interpreters: a graph by the references of its operators, a kernel element by element.
 
 Both are oracles: slow, simple, and strict about types, shapes and bounds.
 """
@@ -21,9 +21,7 @@ from pjit.ir.types import BufferType, TensorType, dtype
 Arrays = tuple[np.ndarray, ...]
 
 
-def interpret(
-    module: Module, *arrays: Any, symbols: Mapping[str, int] | None = None
-) -> Arrays:
+def interpret(module: Module, *arrays: Any, symbols: Mapping[str, int] | None = None) -> Arrays:
     """Runs the main function of a module (level graph, fused or program) on the host.
 
     Args:
@@ -35,7 +33,8 @@ def interpret(
         The results.
 
     Raises:
-        IRError: An argument does not fit its type, or an operation computes something else than its type says.
+        IRError: An argument does not fit its type, or an operation computes something else than
+            its type says.
     """
     function = module.main
     if len(arrays) != len(function.args):
@@ -61,7 +60,9 @@ class _Graph:
         for v, a in zip(function.args, arrays, strict=True):
             where = f"argument {v.index}{f' (%{v.name})' if v.name else ''} of @{function.name}"
             if a.ndim != v.tensor.rank or dtype(a.dtype) != v.dtype:
-                raise IRError("an argument has another type", where=where, expected=v.type, got=_text(a))
+                raise IRError(
+                    "an argument has another type", where=where, expected=v.type, got=_text(a)
+                )
             solve(v.shape, a.shape, self.sizes)
         for v, a in zip(function.args, arrays, strict=True):
             wanted = v.tensor.substitute(self.sizes)
@@ -191,7 +192,7 @@ _STRUCTURAL: dict[str, Callable[..., Sequence[np.ndarray]]] = {
 
 
 def solve(dims: Sequence[Dim], shape: Sequence[int], sizes: dict[str, int]) -> None:
-    """Adds the sizes that dimensions which are bare symbols have in a shape; the first one counts."""
+    """Adds what the dimensions that are bare symbols are in a shape, unless they are known."""
     for d, n in zip(dims, shape, strict=True):
         if isinstance(d, Expr) and str(d) in expr.symbols(d):
             sizes.setdefault(str(d), n)
@@ -240,11 +241,14 @@ def interpret_kernel(
         sizes: The values of the kernel's symbols.
 
     Raises:
-        IRError: An array does not fit its buffer, an access is out of bounds, or a data-dependent index is out of range.
+        IRError: An array does not fit its buffer, an access is out of bounds, or a data-dependent
+            index is out of range.
     """
     sizes = dict(sizes or {})
     if len(arrays) != len(function.args):
-        raise IRError(f"@{function.name} has {len(function.args)} buffers", got=f"{len(arrays)} arrays")
+        raise IRError(
+            f"@{function.name} has {len(function.args)} buffers", got=f"{len(arrays)} arrays"
+        )
     for v, a in zip(function.args, arrays, strict=True):
         assert isinstance(v.type, BufferType), v.type
         shape = tuple(evaluate(d, sizes) for d in v.type.shape)
@@ -277,7 +281,7 @@ class _Kernel:
                 raise IRError(f"{op.op_name} is no operation of a kernel", where=str(op.loc))
         return tuple(self.values[v] for v in block.last.operands)
 
-    def primitive(self, op: Prim) -> np.generic:
+    def primitive(self, op: Prim) -> Any:
         result = np.asarray(op.ref(*(self.values[v] for v in op.operands)))
         if result.dtype != op.result.dtype.numpy:
             raise IRError(
@@ -291,7 +295,9 @@ class _Kernel:
     def environment(self, indices: Sequence[Value]) -> dict[str, int]:
         return {**self.sizes, **{f"#{i}": self.values[v] for i, v in enumerate(indices)}}
 
-    def access(self, op: Op, buffer: np.ndarray, exprs: Sequence[Dim], env: Mapping[str, int]) -> tuple:
+    def access(
+        self, op: Op, buffer: np.ndarray, exprs: Sequence[Dim], env: Mapping[str, int]
+    ) -> tuple:
         """An index, which must lie in the buffer."""
         at = tuple(evaluate(e, env) for e in exprs)
         if not all(0 <= i < n for i, n in zip(at, buffer.shape, strict=True)):
@@ -402,6 +408,6 @@ def holds(guards: Sequence[tuple[Dim, Dim]], values: Mapping[str, int]) -> bool:
     return all(0 <= evaluate(e, values) < evaluate(bound, values) for e, bound in guards)
 
 
-def scalar(value: Any, like: Value) -> np.generic:
+def scalar(value: Any, like: Value) -> Any:
     """A number with the dtype of a value."""
     return np.asarray(value).astype(like.dtype.numpy)[()]

@@ -44,8 +44,9 @@ def parse_module(
 
     Args:
         text: The text.
-        constants: Arrays of the constants that the text does not write out. Those that the text names become the
-            constants of the module; one that is neither given nor written out is missing from it.
+        constants: Arrays of the constants that the text does not write out. Those that the text
+            names become the constants of the module; one that is neither given nor written out is
+            missing from it.
         name: What the text is called in errors and in locations.
 
     Raises:
@@ -152,6 +153,7 @@ class _Parser:
         block = Block()
         self.expect("(")
         self.listed(lambda: self.argument(block), ")")
+        self.space()
         types_at, types = self.pos, self.result_types()
         attrs = self.attributes() if self.attributes_follow() else {}
         level = attrs.pop("level", level)
@@ -170,7 +172,7 @@ class _Parser:
     def result_types(self) -> list[Type] | None:
         if not self.accept("->"):
             return None
-        return self.listed(self.type, ")") if self.accept("(") else [self.type()]
+        return self.listed(self.value_type, ")") if self.accept("(") else [self.value_type()]
 
     def check_results(self, block: Block, types: Sequence[Type], at: int) -> None:
         if not block.ops or block.last.op_name != "return":
@@ -186,7 +188,7 @@ class _Parser:
     def argument(self, block: Block) -> None:
         at, name = self.new_name()
         self.expect(":")
-        self.define(at, name, block.add_arg(self.type()))
+        self.define(at, name, block.add_arg(self.value_type()))
 
     def new_name(self) -> tuple[int, str]:
         self.space()
@@ -205,12 +207,14 @@ class _Parser:
             self.fail(f"%{name} is not defined here", at=at)
         return self.scope[name]
 
-    def type(self) -> Type:
+    def value_type(self) -> Type:
         match = self.match(_TYPE, "a type: f32[N,3], buf f32[N,3], f32, index")
         try:
             return parse_type(match[0], self.size)
         except ValueError as e:
-            self.fail(str(e), at=match.start(), expected="a type: f32[N,3], buf f32[N,3], f32, index")
+            self.fail(
+                str(e), at=match.start(), expected="a type: f32[N,3], buf f32[N,3], f32, index"
+            )
 
     def size(self, name: str) -> Dim:
         return expr.sym(name, 0 if name in self.zero else 1)
@@ -262,9 +266,9 @@ class _Parser:
     def types(self) -> list[Type]:
         if not self.accept(":"):
             return []
-        types = [self.type()]
+        types = [self.value_type()]
         while self.accept(","):
-            types.append(self.type())
+            types.append(self.value_type())
         return types
 
     def region(self) -> Block:
@@ -307,7 +311,9 @@ class _Parser:
             self.fail(f"{len(names)} results have {len(types)} types", at=at)
         line = self.line(at)
         loc = self.comments.get(line, "")
-        op = cls(operands, full, types, Loc(loc if loc.strip() else f"{self.name}:{line + 1}"), regions)
+        op = cls(
+            operands, full, types, Loc(loc if loc.strip() else f"{self.name}:{line + 1}"), regions
+        )
         for (name_at, name), value in zip(names, op.results, strict=True):
             self.define(name_at, name, value)
         return op
@@ -324,7 +330,7 @@ class _Parser:
                 items = [self.element()]
         self.expect(":")
         type_at = self.pos
-        found = self.type()
+        found = self.value_type()
         if not isinstance(found, TensorType) or not found.is_static:
             self.fail("a constant is a tensor of static shape", at=type_at)
         if items is not None:
@@ -408,10 +414,8 @@ class _Parser:
         except (ValueError, IndexError, ZeroDivisionError) as e:
             self.fail(f"not a value: {raw!r}", at=at, expected=f"an attribute value ({e})")
 
-
-
     def position(self, name: str, before: Mapping[str, Any]) -> Dim:
-        """A symbol of an attribute; the coordinates of a contraction have the extents that it gives."""
+        """A symbol of an attribute; the coordinates of a contraction have its extents."""
         if not name.startswith("#") or name[1:].isdigit():
             return expr.sym(name, 0) if name.startswith("#") else self.size(name)
         try:

@@ -45,7 +45,7 @@ def print_function(
     *,
     locations: bool = True,
 ) -> str:
-    """The text of one function; ``constants`` are those of its module, for writing out small ones."""
+    """The text of one function; of ``constants``, its module's, small ones are written out."""
     printer = Printer(constants or {}, locations=locations)
     printer.function(function)
     return "\n".join([*printer.lines, ""])
@@ -148,7 +148,7 @@ def _types(types: Iterable[Type]) -> str:
 
 
 def dimension_symbols(f: Function) -> dict[str, Sym]:
-    """The symbols of dimensions in the types and attributes of a function, without ``#0`` and its like."""
+    """The symbols of dimensions in the types and attributes of a function (not ``#0``)."""
     found: dict[str, Sym] = {}
     for value in f.attrs.values():
         _collect(value, found)

@@ -1,13 +1,16 @@
-"""Checks IR: the invariants of ``ir.core``, the constraints of each operator, and what is legal at each level.
+"""Checks IR: the invariants of ``ir.core``, the constraints of each operator, what a level allows.
 
-- Every value is defined before it is used, in the same block or an enclosing one; a ``fused`` region uses its arguments only.
+- Every value is defined before it is used, in the same block or an enclosing one; a ``fused`` region
+  uses its arguments only.
 - Parents, owners, indices and use lists are right; every operation has a location.
 - A region, and the body of a function, ends with its terminator and has no other.
-- Operands and attributes meet the signature, and ``infer`` gives the types of the results. Dimensions that depend on
-  symbols agree unless they are provably different; ``obligations`` lists what is assumed about them.
+- Operands and attributes meet the signature, and ``infer`` gives the types of the results. Dimensions
+  that depend on symbols agree unless they are provably different; ``obligations`` lists what is
+  assumed about them.
 - The values that go into and come out of regions have the types that the operation says.
 - Every constant is in the module, with its dtype and shape.
-- The operations are those of the level, see ``LEVELS``; kernels have the structure that ``ir.loops`` describes.
+- The operations are those of the level, see ``LEVELS``; kernels have the structure that ``ir.loops``
+  describes.
 """
 
 from __future__ import annotations
@@ -34,7 +37,6 @@ from pjit.ir.types import (
     ScalarType,
     TensorType,
     Type,
-    bool_,
     dtype,
 )
 
@@ -75,11 +77,12 @@ def verify(target: Module | Function, constants: Mapping[str, np.ndarray] | None
 
     Args:
         target: What to check.
-        constants: With a function: the constants of its module; without them constants are not looked up.
+        constants: With a function: the constants of its module; without them they are not
+            looked up.
 
     Raises:
-        VerifyError: Something is wrong. ``where`` is the location of the operation, and a note on the error shows
-            the text around it.
+        VerifyError: Something is wrong. ``where`` is the location of the operation, and a note on
+            the error shows the text around it.
     """
     if isinstance(target, Function):
         _Verifier(target, constants).function_()
@@ -142,7 +145,11 @@ def interface(op: Op) -> Iterator[tuple[str, list[Type], list[Type]]]:
     elif op.op_name == "k.for":
         (body,) = op.regions
         carried = operands[op.attrs["n_index"] :]
-        yield "the region takes an index and the carried values", _types(body.args), [INDEX, *carried]
+        yield (
+            "the region takes an index and the carried values",
+            _types(body.args),
+            [INDEX, *carried],
+        )
         yield "the region yields the carried values", _yields(body), carried
     elif op.op_name == "k.contract":
         (body,) = op.regions
@@ -175,7 +182,9 @@ class _Verifier:
         self.defined: list[Value] = []
         self.ops: set[Op] = set()
 
-    def fail(self, op: Op | None, what: str, *, expected: object = None, got: object = None) -> NoReturn:
+    def fail(
+        self, op: Op | None, what: str, *, expected: object = None, got: object = None
+    ) -> NoReturn:
         """Raises the error of an operation, or of the function."""
         name = f"@{self.function.name}" if op is None else op.op_name
         where = str(op.loc) if op is not None else f"{self.function.level} @{self.function.name}"
@@ -231,10 +240,14 @@ class _Verifier:
 
     def operation(self, op: Op, in_fused: bool) -> None:
         if not isinstance(op.loc, Loc) or not op.loc.text.strip():
-            raise VerifyError(f"{op.op_name}: an operation has a location", where=f"@{self.function.name}")
+            raise VerifyError(
+                f"{op.op_name}: an operation has a location", where=f"@{self.function.name}"
+            )
         for i, v in enumerate(op.operands):
             if v not in self.visible:
-                self.fail(op, f"operand {i} is not defined before its use, in this block or around it")
+                self.fail(
+                    op, f"operand {i} is not defined before its use, in this block or around it"
+                )
             if (op, i) not in v.uses:
                 self.fail(op, f"operand {i} does not list this use")
         for i, v in enumerate(op.results):
@@ -252,14 +265,19 @@ class _Verifier:
         assert self.level is not None
         allows = self.level.in_fused if in_fused else self.level.allows
         if not isinstance(op, OpDef) or allows is None or not allows(type(op)):
-            place = f"in a `fused` region at level {self.function.level}" if in_fused else None
-            self.fail(op, f"no operator of {place or f'level {self.function.level}'}")
+            place = "a `fused` region" if in_fused else f"level {self.function.level}"
+            self.fail(op, f"no operator of {place}")
 
     def check_type(self, op: Op | None, v: Value) -> None:
         assert self.level is not None
         if not isinstance(v.type, self.level.values):
             kinds = ", ".join(t.__name__ for t in self.level.values)
-            self.fail(op, f"a value has no type of level {self.function.level}", expected=kinds, got=v.type)
+            self.fail(
+                op,
+                f"a value has no type of level {self.function.level}",
+                expected=kinds,
+                got=v.type,
+            )
         for d in getattr(v.type, "shape", ()):
             if isinstance(d, int) and d < 0:
                 self.fail(op, "a dimension is not negative", got=v.type)
@@ -293,9 +311,13 @@ class _Verifier:
         except (TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError) as e:
             self.fail(op, f"its attributes or operands cannot be right ({e!r})")
         if inferred is not None:
-            self.check_agree(op, "the results have the inferred types", _types(op.results), list(inferred))
+            self.check_agree(
+                op, "the results have the inferred types", _types(op.results), list(inferred)
+            )
 
-    def check_agree(self, op: Op, what: str, actual: Sequence[Type], expected: Sequence[Type]) -> None:
+    def check_agree(
+        self, op: Op, what: str, actual: Sequence[Type], expected: Sequence[Type]
+    ) -> None:
         if len(actual) != len(expected) or not all(map(agree, actual, expected)):
             text = [", ".join(map(str, ts)) or "none" for ts in (expected, actual)]
             self.fail(op, what, expected=text[0], got=text[1])
@@ -337,7 +359,9 @@ class _Verifier:
             for user, i in v.uses:
                 held = user in self.ops and i < len(user.operands) and user.operands[i] is v
                 if not held:
-                    self.fail(v.op, "a use list names an operation that does not use the value", got=user)
+                    self.fail(
+                        v.op, "a use list names an operation that does not use the value", got=user
+                    )
 
 
 # Kernels
@@ -354,7 +378,9 @@ def _check_kernel(f: Function, fail: Fail) -> None:
             fail(None, "the arguments of a kernel are buffers", got=v.type)
         unknown = set().union(*map(expr.symbols, v.type.shape)) - set(listed)
         if unknown:
-            fail(None, "the attribute `symbols` lists all sizes", expected=", ".join(sorted(unknown)))
+            fail(
+                None, "the attribute `symbols` lists all sizes", expected=", ".join(sorted(unknown))
+            )
     _check_nest(f, fail)
     written = set(f.args[len(f.args) - outputs :])
     for op in f.walk():
@@ -368,13 +394,19 @@ def _check_nest(f: Function, fail: Fail) -> None:
     nests = [op for op in ops if op.op_name == "k.for"]
     if len(nests) != 1 or nests[0].attrs["kind"] != "parallel":
         at = nests[1] if len(nests) > 1 else (nests or [None])[0]
-        fail(at, "a kernel has exactly one outermost loop, and it is parallel", got=f"{len(nests)} loops")
+        fail(
+            at,
+            "a kernel has exactly one outermost loop, and it is parallel",
+            got=f"{len(nests)} loops",
+        )
     for op in ops:
         if op is not nests[0] and op.op_name != "return":
             fail(op, "a kernel is scratch memory, then one parallel nest, then `return`")
     nest = {nests[0]}
     inner: Op | None = nests[0]
-    while inner is not None:  # a parallel loop holds one parallel loop and nothing else, or no parallel loop
+    while (
+        inner is not None
+    ):  # a parallel loop holds one parallel loop and nothing else, or no parallel loop
         first = inner.regions[0].ops[0]
         perfect = first.op_name == "k.for" and first.attrs["kind"] == "parallel"
         inner = first if perfect and len(inner.regions[0].ops) == 2 else None
@@ -397,7 +429,11 @@ def _check_kernel_op(op: Op, sizes: set[str], written: set[Value], fail: Fail) -
     if op.op_name == "k.for":
         unknown = [c for c in op.attrs["combine"] if c not in COMBINE]
         if unknown:
-            fail(op, "`combine` names primitives that join partial results", expected=", ".join(COMBINE))
+            fail(
+                op,
+                "`combine` names primitives that join partial results",
+                expected=", ".join(COMBINE),
+            )
     indices = _index_operands(op)
     if not all(isinstance(v.type, IndexType) for v in indices):
         fail(op, "an index operand has the type index", got=", ".join(map(str, _types(indices))))
@@ -406,7 +442,11 @@ def _check_kernel_op(op: Op, sizes: set[str], written: set[Value], fail: Fail) -
         extra = _contraction_atoms(op, key) if op.op_name == "k.contract" else set()
         unknown_symbols = _symbols_in(value) - sizes - positions - extra
         if unknown_symbols:
-            fail(op, f"an expression of `{key}` has unknown symbols", got=", ".join(sorted(unknown_symbols)))
+            fail(
+                op,
+                f"an expression of `{key}` has unknown symbols",
+                got=", ".join(sorted(unknown_symbols)),
+            )
 
 
 def _index_operands(op: Op) -> tuple[Value, ...]:

@@ -1,7 +1,9 @@
-"""Structured control flow: the regions are single blocks that end with ``yield`` and may use outer values.
+"""Structured control flow: regions are single blocks that end with ``yield`` and may use outer
+values.
 
 The result types of ``if`` and ``scan`` come from their regions: build them with explicit types
-(``Builder.build(..., regions=..., types=...)``). ``check_regions`` verifies the regions against operands and results.
+(``Builder.build(..., regions=..., types=...)``). ``check_regions`` verifies the regions against
+operands and results.
 """
 
 from __future__ import annotations
@@ -49,12 +51,13 @@ class If(OpDef, name="if"):
 
 
 class While(OpDef, name="while"):
-    """Runs ``body`` on the carried values as long as ``cond`` yields true; gives the last carried values.
+    """Runs ``body`` on the carried values as long as ``cond`` yields true.
 
-    The condition is tested before each iteration, the first included.
+    The results are the last carried values. The condition is tested before each iteration, the
+    first included.
 
-    (C1) There are two regions, ``cond`` and ``body``; their arguments have the types of the operands, and each ends
-        with ``yield``.
+    (C1) There are two regions, ``cond`` and ``body``; their arguments have the types of the
+        operands, and each ends with ``yield``.
     (C2) cond yields one bool scalar.
     (C3) body yields the types of the operands, which are the types of the results.
     """
@@ -99,15 +102,18 @@ class While(OpDef, name="while"):
 class Scan(OpDef, name="scan"):
     """Runs a region for each slice of its inputs along dimension 0, in order.
 
-    The first ``n_carry`` operands are carried from one step to the next, the others are sliced. The region gets the
-    carried values and the slices, and yields the next carried values and the elements of the stacked results; the
-    results are the last carried values and the stacked results.
+    The first ``n_carry`` operands are carried from one step to the next, the others are sliced. The
+    region gets the carried values and the slices, and yields the next carried values and the
+    elements of the stacked results; the results are the last carried values and the stacked
+    results.
 
     (C1) 0 <= n_carry < the number of operands.
     (C2) The sliced operands have an equal first dimension.
-    (C3) There is one region; its arguments have the carried types and the types of the slices; it ends with ``yield``.
+    (C3) There is one region; its arguments have the carried types and the types of the slices; it
+        ends with ``yield``.
     (C4) The region yields the carried types, which are those of the first results.
-    (C5) Each other result has the yielded type with the first dimension of the sliced operands in front.
+    (C5) Each other result has the yielded type with the first dimension of the sliced operands in
+        front.
     """
 
     structural = True

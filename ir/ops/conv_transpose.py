@@ -1,4 +1,4 @@
-"""Transposed convolution, computed as one convolution whose channels are the phases of the stride."""
+"""Transposed convolution: one convolution whose channels are the phases of the stride."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from pjit.ir.errors import require
 from pjit.ir.expr import Dim
 from pjit.ir.opdef import OpDef, attr, operand, same_dim, sample
 from pjit.ir.ops.nn import check_groups, check_rank, static_kernel, static_part
-from pjit.ir.ops.windows import Windows, widen
+from pjit.ir.ops.windows import Windows, geometry, widen
 from pjit.ir.types import FLOATS, TensorType, f32
 
 
 class ConvTranspose(OpDef, name="nn.conv_transpose"):
-    """Transposed convolution of ``x`` ``[N, C, spatial...]`` with ``w`` ``[C, O/groups, kernel...]``.
+    """Transposed convolution of x with w, with gaps between the elements of x.
 
-    Input position i adds ``x[i] * w[t]`` to output position ``i*stride + t*dilation - low``. An output size is
-    ``(H - 1)*stride + dilation*(kernel - 1) + 1 - low - high + output_padding``.
+    ``x`` is ``[N, C, spatial...]``, ``w`` is ``[C, O/groups, kernel...]``.
+    Input position i adds ``x[i] * w[t]`` to output position ``i*stride + t*dilation - low``. An
+    output size is ``(H - 1)*stride + dilation*(kernel - 1) + 1 - low - high + output_padding``.
 
     (C1) Both operands have one dtype.
     (C2) x has a batch, a channel and 1 to 3 spatial dimensions; w has the same rank.
-    (C3) The kernel sizes are static; strides, dilations >= 1 and pads, output_padding >= 0 have the right lengths.
+    (C3) The kernel sizes are static; strides, dilations >= 1 and pads, output_padding >= 0 have the
+        right lengths.
     (C4) groups divides the input channels, which are static if groups > 1.
     (C5) x and w have the same input channels.
     (C6) The output sizes are at least 1.
@@ -95,12 +97,12 @@ class ConvTranspose(OpDef, name="nn.conv_transpose"):
         whole = np.zeros((n, groups, w.shape[1], *(o + lo + hi for lo, hi, o in rows)), xs.dtype)
         for tap in np.ndindex(*windows.kernel):
             part = np.einsum("ngc...,gco->ngo...", xs, ws[(..., *tap)])
-            at = [
+            at: list[Any] = [
                 slice(t * d, t * d + (size - 1) * s + 1, s)
                 for t, d, s, size in zip(tap, dilations, strides, spatial, strict=True)
             ]
             whole[(..., *at)] += part
-        crop = [slice(lo, lo + o) for lo, o in zip(windows.low, out, strict=True)]
+        crop: list[Any] = [slice(lo, lo + o) for lo, o in zip(windows.low, out, strict=True)]
         return whole[(..., *crop)].reshape(n, groups * w.shape[1], *out).astype(x.dtype)
 
     @staticmethod
@@ -115,15 +117,16 @@ class ConvTranspose(OpDef, name="nn.conv_transpose"):
         groups: int,
         output_padding: tuple[int, ...],
     ) -> Value:
-        """One convolution that computes all phases of the stride as channels, interleaved afterwards.
+        """One convolution with all phases of the stride as channels, interleaved afterwards.
 
-        Along a dimension, write a position of the full output as ``q*s + r``. Only the taps ``r + s*j`` of phase r
-        reach it, from input position ``q - j``: phase r is a convolution with ``J = ceil(K/s)`` flipped taps. ``first`` is
-        the lowest q that the cropped result needs. (Sub-pixel convolution: Shi et al., arXiv:1609.07009.)
+        Along a dimension, write a position of the full output as ``q*s + r``. Only the taps
+        ``r + s*j`` of phase r reach it, from input position ``q - j``: phase r is a convolution
+        with ``ceil(K/s)`` flipped taps. ``first`` is the lowest q that the cropped result needs.
+        (Sub-pixel convolution: Shi et al., arXiv:1609.07009.)
         """
         from pjit.ir import ops
 
-        windows = Windows(w.tensor.shape[2:], strides, pads, dilations)
+        windows = Windows(static_part(w.shape[2:]), strides, pads, dilations)
         out = _transposed_shape(x.shape[2:], windows, output_padding)
         spans, n = windows.spans, windows.rank
         taps = tuple(-(-k // s) for k, s in zip(spans, strides, strict=True))
@@ -165,37 +168,23 @@ class ConvTranspose(OpDef, name="nn.conv_transpose"):
         sample(
             (2, 3, 5, 4),
             (3, 4, 3, 3),
-            strides=(2, 2),
-            pads=(1, 1, 1, 1),
-            dilations=(1, 1),
+            **geometry((2, 2), (1, 1, 1, 1)),
             output_padding=(1, 1),
             dtypes=FLOATS,
         ),
         sample(
             (1, 4, 4, 5),
             (4, 3, 2, 4),
-            strides=(3, 2),
-            pads=(0, 1, 0, 2),
-            dilations=(2, 1),
+            **geometry((3, 2), (0, 1, 0, 2), (2, 1)),
             groups=2,
             output_padding=(2, 0),
             dtypes=(f32,),
         ),
-        sample(
-            (2, 2, 6),
-            (2, 3, 4),
-            strides=(1,),
-            pads=(1, 0),
-            dilations=(1,),
-            output_padding=(0,),
-            dtypes=(f32,),
-        ),
+        sample((2, 2, 6), (2, 3, 4), **geometry((1,), (1, 0)), output_padding=(0,), dtypes=(f32,)),
         sample(
             (1, 2, 3, 2, 4),
             (2, 2, 2, 3, 1),
-            strides=(2, 1, 2),
-            pads=(0, 1, 0, 0, 0, 0),
-            dilations=(1, 1, 1),
+            **geometry((2, 1, 2), (0, 1, 0, 0, 0, 0)),
             output_padding=(0, 0, 1),
             dtypes=(f32,),
         ),

@@ -21,8 +21,8 @@ PACKED = (f64, f32)  # what the tile contraction multiplies
 class Matmul(OpDef, name="matmul", onnx="MatMul"):
     """The matrix product with the semantics of ``np.matmul``.
 
-    A 1-D operand is a row (first operand) or a column (second one) whose extra dimension is absent from the result.
-    16-bit floats are summed in f32 and rounded once.
+    A 1-D operand is a row (first operand) or a column (second one) whose extra dimension is absent
+    from the result. 16-bit floats are summed in f32 and rounded once.
 
     (C1) Both operands have one dtype.
     (C2) Both operands have at least one dimension.
@@ -88,9 +88,9 @@ class Matmul(OpDef, name="matmul", onnx="MatMul"):
 
 
 class Pack(OpDef, name="pack"):
-    """Packs the right operand of a matrix product into column blocks: ``[..., K, N]`` to ``[..., ceil(N/nr), K, nr]``.
+    """Packs the right operand of a matrix product into column blocks.
 
-    Columns from N on are zero.
+    ``[..., K, N]`` becomes ``[..., ceil(N/nr), K, nr]``. Columns from N on are zero.
 
     (C1) The operand has at least two dimensions.
     (C2) ``nr`` is at least 1.
@@ -132,9 +132,10 @@ class Pack(OpDef, name="pack"):
 
 
 class MatmulPacked(OpDef, name="matmul_packed"):
-    """The matrix product of ``a`` ``[..., M, K]`` and a packed operand ``bp`` ``[batch..., ceil(cols/nr), K, nr]``.
+    """The matrix product of a matrix and a packed one: a tile contraction.
 
-    Columns of ``bp`` from ``cols`` on are ignored. The result is ``[broadcast batch, M, cols]``.
+    ``a`` is ``[..., M, K]``, ``bp`` is ``[batch..., ceil(cols/nr), K, nr]`` and the result is
+    ``[broadcast batch, M, cols]``. Columns of ``bp`` from ``cols`` on are ignored.
 
     (C1) Both operands have one dtype.
     (C2) ``a`` has at least two dimensions, ``bp`` at least three.
@@ -181,7 +182,7 @@ class MatmulPacked(OpDef, name="matmul_packed"):
         return np.matmul(a, b[..., :cols])
 
     def tile(self) -> Tile:
-        """Rows are M; without batch dimensions of ``bp`` they are all leading dimensions of ``a`` together."""
+        """Rows are M; for a single matrix ``bp`` all leading dimensions of ``a`` together."""
         a, bp, out = self.a.tensor, self.bp.tensor, self.type
         extra = out.rank - a.rank
         outer, shared = bp.shape[:-3], bp.rank - 3

@@ -1,7 +1,8 @@
 """Convolutions.
 
-Activations are ``[N, C, spatial...]`` unless the operator says channels-last. ``pads`` are in ONNX order: all lows,
-then all highs. No operator has a bias: a bias is an ``add``. 16-bit floats are summed in f32 and rounded once.
+Activations are ``[N, C, spatial...]`` unless the operator says channels-last. ``pads`` are in ONNX
+order: all lows, then all highs. No operator has a bias: a bias is an ``add``. 16-bit floats are
+summed in f32 and rounded once.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from pjit.ir.expr import Dim
 from pjit.ir.loops import Puller, Tile
 from pjit.ir.opdef import OpDef, attr, operand, same_dim, sample
 from pjit.ir.ops.linalg import PACKED
-from pjit.ir.ops.windows import Windows, accumulator, delinearise, linearise, widen
+from pjit.ir.ops.windows import Windows, accumulator, delinearise, geometry, linearise, widen
 from pjit.ir.types import FLOATS, NUMERIC, TensorType, f32, f64, i32
 
 SPATIAL = (1, 2, 3)  # numbers of spatial dimensions
-MERGED_DEPTH = 16  # channels below which the last kernel dimension joins the depth of a tile
+MERGED_DEPTH = 16  # with fewer channels, the last kernel dimension joins the depth of a tile
 
 
 def check_rank(x: TensorType, kernel: tuple, constraint: str) -> None:
     require(
         len(kernel) in SPATIAL and x.rank == len(kernel) + 2,
-        f"{constraint} x has a batch, a channel and 1 to 3 spatial dimensions, as many as the kernel",
+        f"{constraint} x has a batch, a channel and the 1 to 3 spatial dimensions of the kernel",
         got=f"{x} and a kernel of {len(kernel)} dimensions",
     )
 
@@ -42,10 +43,12 @@ def check_groups(channels: Dim, groups: int, constraint: str) -> None:
 
 
 class Conv(OpDef, name="nn.conv"):
-    """Convolution (cross-correlation) of ``x`` ``[N, C, spatial...]`` with ``w`` ``[O, C/groups, kernel...]``.
+    """Convolution (cross-correlation) of x with w.
 
-    ``y[n, o, p] = sum over c, t of x[n, g*C/groups + c, p*strides + t*dilations - low] * w[o, c, t]`` with g the group
-    of output channel o; x is zero outside. An output size is ``(H + low + high - dilation*(kernel - 1) - 1)//stride + 1``.
+    ``x`` is ``[N, C, spatial...]``, ``w`` is ``[O, C/groups, kernel...]``, and
+    ``y[n, o, p] = sum over c, t of x[n, first + c, p*strides + t*dilations - low] * w[o, c, t]``
+    with first the first channel of the group of o; x is zero outside. An output size is
+    ``(H + low + high - dilation*(kernel - 1) - 1)//stride + 1``.
 
     (C1) Both operands have one dtype.
     (C2) x has a batch, a channel and 1 to 3 spatial dimensions; w has the same rank.
@@ -137,65 +140,32 @@ class Conv(OpDef, name="nn.conv"):
         return k.b.cast(k.reduce("add", (per_group, *windows.kernel), term, acc), x.dtype)
 
     samples = (
-        sample(
-            (1, 3, 8, 9),
-            (4, 3, 3, 3),
-            strides=(1, 1),
-            pads=(1, 1, 1, 1),
-            dilations=(1, 1),
-            dtypes=(*FLOATS, i32),
-        ),
+        sample((1, 3, 8, 9), (4, 3, 3, 3), **geometry((1, 1), (1, 1, 1, 1)), dtypes=(*FLOATS, i32)),
         sample(
             (3, 4, 9, 7),
             (6, 2, 3, 2),
-            strides=(2, 3),
-            pads=(0, 1, 2, 1),
-            dilations=(2, 1),
+            **geometry((2, 3), (0, 1, 2, 1), (2, 1)),
             groups=2,
             dtypes=(f32, f64),
         ),
-        sample(
-            (2, 3, 6, 6),
-            (3, 1, 3, 3),
-            strides=(1, 1),
-            pads=(1,) * 4,
-            dilations=(1, 1),
-            groups=3,
-            dtypes=(f32,),
-        ),
-        sample(
-            (2, 5, 7, 5),
-            (8, 5, 1, 1),
-            strides=(1, 1),
-            pads=(0,) * 4,
-            dilations=(1, 1),
-            dtypes=(f32,),
-        ),
-        sample((2, 3, 17), (5, 3, 4), strides=(2,), pads=(2, 1), dilations=(3,), dtypes=(f32,)),
+        sample((2, 3, 6, 6), (3, 1, 3, 3), **geometry((1, 1), (1,) * 4), groups=3, dtypes=(f32,)),
+        sample((2, 5, 7, 5), (8, 5, 1, 1), **geometry((1, 1)), dtypes=(f32,)),
+        sample((2, 3, 17), (5, 3, 4), **geometry((2,), (2, 1), (3,)), dtypes=(f32,)),
         sample(
             (1, 2, 5, 6, 4),
             (3, 2, 2, 3, 1),
-            strides=(1, 2, 1),
-            pads=(1, 0, 0, 0, 2, 1),
-            dilations=(1, 1, 1),
+            **geometry((1, 2, 1), (1, 0, 0, 0, 2, 1)),
             dtypes=(f32,),
         ),
-        sample(
-            (0, 2, 5, 5),
-            (3, 2, 3, 3),
-            strides=(1, 1),
-            pads=(0,) * 4,
-            dilations=(1, 1),
-            dtypes=(f32,),
-        ),
+        sample((0, 2, 5, 5), (3, 2, 3, 3), **geometry((1, 1)), dtypes=(f32,)),
     )
 
 
 class PackWeights(OpDef, name="nn.pack_weights"):
-    """Packs the weight of a convolution for ``nn.conv_packed``: ``[O, C/G, kernel...]`` to ``[G, blocks, taps*C/G, nr]``.
+    """Packs the weight of a convolution for ``nn.conv_packed``.
 
-    A row of a block is one tap and one channel (taps outer, channels inner), a column an output channel of the group;
-    blocks = ceil(O/G/nr) and the missing columns are zero.
+    ``[O, C/G, kernel...]`` becomes ``[G, blocks, taps*C/G, nr]``. A row of a block is one tap and one channel (taps outer, channels inner), a column an output
+    channel of the group; blocks = ceil(O/G/nr) and the missing columns are zero.
 
     (C1) The operand has 3 to 5 dimensions.
     (C2) groups divides the output channels.
@@ -248,7 +218,8 @@ class PackWeights(OpDef, name="nn.pack_weights"):
 class ConvPacked(OpDef, name="nn.conv_packed"):
     """``nn.conv`` on channels-last tensors with a packed weight: a tile contraction.
 
-    ``x`` is ``[N, spatial..., C]``, ``wp`` comes from ``nn.pack_weights``, the result is ``[N, out..., out_channels]``.
+    ``x`` is ``[N, spatial..., C]``, ``wp`` comes from ``nn.pack_weights``, the result is
+    ``[N, out..., out_channels]``.
 
     (C1) Both operands have one dtype.
     (C2) x has a batch, 1 to 3 spatial dimensions and channels.
@@ -324,9 +295,9 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
     def tile(self) -> Tile:
         """Rows are the output pixels, taps the kernel dimensions above 1.
 
-        Where the output pixels are the input pixels (a kernel of ones, no stride or padding), the rows are one
-        dimension. Where the last kernel dimension reads contiguous memory and there are few channels, it is part of the
-        depth.
+        Where the output pixels are the input pixels (a kernel of ones, no stride or padding), the
+        rows are one dimension. Where the last kernel dimension reads contiguous memory and there
+        are few channels, it is part of the depth.
         """
         x, out = self.x.tensor, self.type
         windows = Windows(self.kernel, self.strides, self.pads, self.dilations)
@@ -395,9 +366,7 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
             (1, 8, 9, 3),
             (1, 2, 27, 8),
             kernel=(3, 3),
-            strides=(1, 1),
-            pads=(1, 1, 1, 1),
-            dilations=(1, 1),
+            **geometry((1, 1), (1, 1, 1, 1)),
             out_channels=12,
             dtypes=PACKED,
         ),
@@ -405,9 +374,7 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
             (2, 11, 10, 3),
             (1, 1, 63, 16),
             kernel=(7, 3),
-            strides=(2, 2),
-            pads=(3, 0, 2, 0),
-            dilations=(1, 1),
+            **geometry((2, 2), (3, 0, 2, 0)),
             out_channels=16,
             dtypes=(f32,),
         ),
@@ -415,9 +382,7 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
             (3, 9, 7, 4),
             (2, 1, 12, 4),
             kernel=(3, 2),
-            strides=(2, 3),
-            pads=(0, 1, 2, 1),
-            dilations=(2, 1),
+            **geometry((2, 3), (0, 1, 2, 1), (2, 1)),
             groups=2,
             out_channels=6,
             dtypes=(f32,),
@@ -426,9 +391,7 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
             (3, 7, 5, 20),
             (1, 3, 20, 16),
             kernel=(1, 1),
-            strides=(1, 1),
-            pads=(0,) * 4,
-            dilations=(1, 1),
+            **geometry((1, 1)),
             out_channels=40,
             dtypes=(f32,),
         ),
@@ -436,9 +399,7 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
             (2, 7, 5, 4),
             (2, 1, 2, 8),
             kernel=(1, 1),
-            strides=(2, 2),
-            pads=(0,) * 4,
-            dilations=(1, 1),
+            **geometry((2, 2)),
             groups=2,
             out_channels=6,
             dtypes=(f32,),
@@ -447,9 +408,7 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
             (2, 6, 6, 18),
             (1, 1, 54, 8),
             kernel=(1, 3),
-            strides=(1, 1),
-            pads=(0, 1, 0, 1),
-            dilations=(1, 1),
+            **geometry((1, 1), (0, 1, 0, 1)),
             out_channels=5,
             dtypes=(f32,),
         ),
@@ -457,9 +416,7 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
             (2, 17, 3),
             (1, 2, 12, 4),
             kernel=(4,),
-            strides=(2,),
-            pads=(2, 1),
-            dilations=(3,),
+            **geometry((2,), (2, 1), (3,)),
             out_channels=5,
             dtypes=(f32,),
         ),
@@ -467,9 +424,7 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
             (1, 5, 6, 4, 2),
             (1, 1, 12, 4),
             kernel=(2, 3, 1),
-            strides=(1, 2, 1),
-            pads=(1, 0, 0, 0, 2, 1),
-            dilations=(1, 1, 1),
+            **geometry((1, 2, 1), (1, 0, 0, 0, 2, 1)),
             out_channels=3,
             dtypes=(f32,),
         ),
@@ -477,9 +432,7 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
             (0, 5, 5, 2),
             (1, 1, 18, 4),
             kernel=(3, 3),
-            strides=(1, 1),
-            pads=(0,) * 4,
-            dilations=(1, 1),
+            **geometry((1, 1)),
             out_channels=3,
             dtypes=(f32,),
         ),
@@ -487,7 +440,9 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
 
 
 class Depthwise(OpDef, name="nn.depthwise"):
-    """A convolution of each channel by itself: ``x`` ``[N, spatial..., C]``, ``w`` ``[kernel..., C]``, channels-last.
+    """A convolution of each channel by itself, channels-last.
+
+    ``x`` is ``[N, spatial..., C]``, ``w`` is ``[kernel..., C]``.
 
     (C1) Both operands have one dtype.
     (C2) x has a batch, 1 to 3 spatial dimensions and channels; w has the rank of x less one.
@@ -567,42 +522,16 @@ class Depthwise(OpDef, name="nn.depthwise"):
         return k.b.cast(k.reduce("add", windows.kernel, term, acc), x.dtype)
 
     samples = (
+        sample((1, 8, 9, 5), (3, 3, 5), **geometry((1, 1), (1,) * 4), dtypes=(*FLOATS, i32)),
         sample(
-            (1, 8, 9, 5),
-            (3, 3, 5),
-            strides=(1, 1),
-            pads=(1,) * 4,
-            dilations=(1, 1),
-            dtypes=(*FLOATS, i32),
+            (3, 9, 7, 16), (3, 2, 16), **geometry((2, 3), (0, 1, 2, 1), (2, 1)), dtypes=(f32, f64)
         ),
+        sample((2, 17, 3), (4, 3), **geometry((2,), (2, 1), (3,)), dtypes=(f32,)),
         sample(
-            (3, 9, 7, 16),
-            (3, 2, 16),
-            strides=(2, 3),
-            pads=(0, 1, 2, 1),
-            dilations=(2, 1),
-            dtypes=(f32, f64),
+            (1, 4, 5, 6, 3), (2, 3, 1, 3), **geometry((1, 2, 1), (1, 0, 0, 0, 2, 1)), dtypes=(f32,)
         ),
-        sample((2, 17, 3), (4, 3), strides=(2,), pads=(2, 1), dilations=(3,), dtypes=(f32,)),
-        sample(
-            (1, 4, 5, 6, 3),
-            (2, 3, 1, 3),
-            strides=(1, 2, 1),
-            pads=(1, 0, 0, 0, 2, 1),
-            dilations=(1, 1, 1),
-            dtypes=(f32,),
-        ),
-        sample(
-            (2, 6, 6, 40),
-            (5, 5, 40),
-            strides=(2, 2),
-            pads=(0,) * 4,
-            dilations=(1, 1),
-            dtypes=(f32,),
-        ),
-        sample(
-            (0, 6, 6, 4), (3, 3, 4), strides=(1, 1), pads=(1,) * 4, dilations=(1, 1), dtypes=(f32,)
-        ),
+        sample((2, 6, 6, 40), (5, 5, 40), **geometry((2, 2)), dtypes=(f32,)),
+        sample((0, 6, 6, 4), (3, 3, 4), **geometry((1, 1), (1,) * 4), dtypes=(f32,)),
     )
 
 

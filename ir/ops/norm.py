@@ -23,9 +23,9 @@ def _cast(b: Any, x: Value, dt: DType) -> Value:
 
 
 class BatchNorm(OpDef, name="nn.batch_norm"):
-    """``(x - mean)/sqrt(var + epsilon)*scale + bias`` over channels, dimension 1 of ``x``, with given statistics.
+    """``(x - mean)/sqrt(var + epsilon)*scale + bias`` by channel, with given statistics.
 
-    The parameters may have another float dtype than x.
+    The channels are dimension 1 of x. The parameters may have another float dtype than x.
 
     (C1) x has at least two dimensions.
     (C2) scale, bias, mean and var are vectors of the channels.
@@ -82,7 +82,10 @@ class BatchNorm(OpDef, name="nn.batch_norm"):
     def decompose(
         b: Any, x: Value, scale: Value, bias: Value, mean: Value, var: Value, *, epsilon: float
     ) -> Value:
-        """``x*f + (bias - mean*f)`` with ``f = scale/sqrt(var + epsilon)``, which folds when the parameters are constant."""
+        """``x*f + (bias - mean*f)`` with ``f = scale/sqrt(var + epsilon)``.
+
+        With constant parameters, f and the shift fold.
+        """
         from pjit.ir import ops
 
         acc = accumulator(x.dtype)

@@ -1,8 +1,8 @@
 """Pooling over sliding windows.
 
-Activations are ``[N, C, spatial...]``, or ``[N, spatial..., C]`` with ``channels_last``. ``pads`` are in ONNX order: all lows,
-then all highs. With ``ceil`` the output size is rounded up, as long as the last window starts inside the input or the
-low padding.
+Activations are ``[N, C, spatial...]``, or ``[N, spatial..., C]`` with ``channels_last``. ``pads``
+are in ONNX order: all lows, then all highs. With ``ceil`` the output size is rounded up, as long as
+the last window starts inside the input or the low padding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pjit.ir.errors import require
 from pjit.ir.expr import Dim
 from pjit.ir.loops import Puller
 from pjit.ir.opdef import OpDef, attr, operand, sample
-from pjit.ir.ops.windows import Windows, accumulator, widen
+from pjit.ir.ops.windows import Windows, accumulator, geometry, widen
 from pjit.ir.types import FLOATS, NUMERIC, DType, TensorType, f32, f64, i8, i32, u8
 
 
@@ -169,65 +169,33 @@ class MaxPool(Pool, name="nn.max_pool"):
 
     samples = (
         sample(
-            (2, 3, 8, 9),
-            kernel=(3, 3),
-            strides=(2, 2),
-            pads=(1,) * 4,
-            dilations=(1, 1),
-            dtypes=(*FLOATS, i32, i8, u8),
+            (2, 3, 8, 9), kernel=(3, 3), **geometry((2, 2), (1,) * 4), dtypes=(*FLOATS, i32, i8, u8)
         ),
         sample(
             (1, 9, 7, 5),
             kernel=(3, 2),
-            strides=(2, 3),
-            pads=(1, 0, 2, 1),
-            dilations=(2, 1),
+            **geometry((2, 3), (1, 0, 2, 1), (2, 1)),
             channels_last=True,
             dtypes=(f32, f64),
         ),
-        sample(
-            (3, 2, 7, 6),
-            kernel=(2, 3),
-            strides=(2, 2),
-            pads=(0,) * 4,
-            dilations=(1, 1),
-            ceil=True,
-            dtypes=(f32,),
-        ),
-        sample(
-            (1, 2, 5, 6),
-            kernel=(3, 3),
-            strides=(3, 3),
-            pads=(1,) * 4,
-            dilations=(1, 1),
-            ceil=True,
-            dtypes=(f32,),
-        ),
-        sample((2, 3, 11), kernel=(3,), strides=(2,), pads=(0, 1), dilations=(2,), dtypes=(f32,)),
+        sample((3, 2, 7, 6), kernel=(2, 3), **geometry((2, 2)), ceil=True, dtypes=(f32,)),
+        sample((1, 2, 5, 6), kernel=(3, 3), **geometry((3, 3), (1,) * 4), ceil=True, dtypes=(f32,)),
+        sample((2, 3, 11), kernel=(3,), **geometry((2,), (0, 1), (2,)), dtypes=(f32,)),
         sample(
             (1, 2, 4, 5, 6),
             kernel=(2, 3, 1),
-            strides=(1, 2, 2),
-            pads=(1, 0, 0, 0, 2, 0),
-            dilations=(1, 1, 1),
+            **geometry((1, 2, 2), (1, 0, 0, 0, 2, 0)),
             dtypes=(f32,),
         ),
-        sample(
-            (0, 2, 4, 4),
-            kernel=(2, 2),
-            strides=(2, 2),
-            pads=(0,) * 4,
-            dilations=(1, 1),
-            dtypes=(f32,),
-        ),
+        sample((0, 2, 4, 4), kernel=(2, 2), **geometry((2, 2)), dtypes=(f32,)),
     )
 
 
 class AvgPool(Pool, name="nn.avg_pool"):
     """The mean of each window.
 
-    The divisor is the number of taps inside the input, with ``count_include_pad`` inside the padded input. 16-bit floats
-    are summed in f32 and rounded once.
+    The divisor is the number of taps inside the input, with ``count_include_pad`` inside the padded
+    input. 16-bit floats are summed in f32 and rounded once.
 
     (C1) x has a batch, a channel and 1 to 3 spatial dimensions, as many as the kernel.
     (C2) Kernel, strides, dilations >= 1 and pads >= 0 have the right lengths.
@@ -291,7 +259,8 @@ class AvgPool(Pool, name="nn.avg_pool"):
 
     def _count(self, at: tuple[Dim, ...]) -> Dim:
         """How many taps of an output position count."""
-        windows, total = self.windows, 1
+        windows = self.windows
+        total: Dim = 1
         rows = zip(
             at,
             self.spatial,
@@ -313,68 +282,38 @@ class AvgPool(Pool, name="nn.avg_pool"):
         return total
 
     samples = (
-        sample(
-            (2, 3, 8, 9),
-            kernel=(3, 3),
-            strides=(2, 2),
-            pads=(1,) * 4,
-            dilations=(1, 1),
-            dtypes=FLOATS,
-        ),
+        sample((2, 3, 8, 9), kernel=(3, 3), **geometry((2, 2), (1,) * 4), dtypes=FLOATS),
         sample(
             (1, 9, 7, 5),
             kernel=(3, 2),
-            strides=(2, 3),
-            pads=(1, 0, 2, 1),
-            dilations=(2, 1),
+            **geometry((2, 3), (1, 0, 2, 1), (2, 1)),
             channels_last=True,
             dtypes=(f32, f64),
         ),
         sample(
             (1, 2, 7, 6),
             kernel=(3, 3),
-            strides=(2, 2),
-            pads=(1,) * 4,
-            dilations=(1, 1),
+            **geometry((2, 2), (1,) * 4),
             count_include_pad=True,
             dtypes=(f32,),
         ),
         sample(
             (3, 2, 7, 6),
             kernel=(2, 3),
-            strides=(2, 2),
-            pads=(1, 1, 0, 0),
-            dilations=(1, 1),
+            **geometry((2, 2), (1, 1, 0, 0)),
             ceil=True,
             count_include_pad=True,
             dtypes=(f32,),
         ),
-        sample(
-            (1, 2, 5, 6),
-            kernel=(3, 3),
-            strides=(3, 2),
-            pads=(1,) * 4,
-            dilations=(1, 1),
-            ceil=True,
-            dtypes=(f32,),
-        ),
-        sample((2, 3, 11), kernel=(3,), strides=(2,), pads=(0, 0), dilations=(2,), dtypes=(f32,)),
+        sample((1, 2, 5, 6), kernel=(3, 3), **geometry((3, 2), (1,) * 4), ceil=True, dtypes=(f32,)),
+        sample((2, 3, 11), kernel=(3,), **geometry((2,), (0, 0), (2,)), dtypes=(f32,)),
         sample(
             (1, 2, 4, 5, 6),
             kernel=(2, 3, 1),
-            strides=(1, 2, 2),
-            pads=(1, 0, 0, 0, 2, 0),
-            dilations=(1, 1, 1),
+            **geometry((1, 2, 2), (1, 0, 0, 0, 2, 0)),
             dtypes=(f32,),
         ),
-        sample(
-            (0, 2, 4, 4),
-            kernel=(2, 2),
-            strides=(2, 2),
-            pads=(0,) * 4,
-            dilations=(1, 1),
-            dtypes=(f32,),
-        ),
+        sample((0, 2, 4, 4), kernel=(2, 2), **geometry((2, 2)), dtypes=(f32,)),
     )
 
 

@@ -1,7 +1,8 @@
 """Resampling to another shape.
 
-The coordinates and weights follow the ONNX operator Resize (opset 19) without antialiasing and cropping; they are
-computed in f32, operation by operation the same in the reference and in the kernels.
+The coordinates and weights follow the ONNX operator Resize (opset 19) without antialiasing and
+cropping; they are computed in f32, operation by operation the same in the reference and in the
+kernels.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class Axis:
         return self.scale in (None, 1.0) and expr.same(self.size, self.out) is True
 
     def whole(self, i: Dim) -> Dim | None:
-        """The source of output position ``i`` in integer arithmetic, where the ratio of the sizes is whole."""
+        """The source of output position ``i`` as an index expression.
+
+        There is one where the ratio of the sizes is whole and rounding has no special cases.
+        """
         if self.mode != "nearest":
             return None
         aligned = self.coordinates == "asymmetric"
@@ -70,12 +74,14 @@ def _ratio(a: Dim, b: Dim) -> int | None:
 class Resize(OpDef, name="nn.resize"):
     """Resamples each dimension to the size in ``shape``; the operator Resize of ONNX.
 
-    Along a dimension with scale s (from ``scales``, or the ratio of the sizes where that is empty), output position i
-    reads at coordinate c: ``half_pixel``: (i + 0.5)/s - 0.5; ``pytorch_half_pixel``: the same, 0 for an output size of 1;
-    ``asymmetric``: i/s; ``align_corners``: i*(size - 1)/(out - 1), 0 for an output size of 1. ``nearest`` rounds c as the
-    attribute ``nearest`` says; ``linear`` and ``cubic`` weight 2 and 4 neighbours (cubic convolution with parameter
-    ``cubic_a``: Keys, 1981). Positions outside read the nearest element; with ``exclude_outside`` they have weight 0 in the
-    cubic mode and the other weights are scaled up. 16-bit floats are computed in f32.
+    Along a dimension with scale s (from ``scales``, or the ratio of the sizes where that is empty),
+    output position i reads at coordinate c: ``half_pixel``: (i + 0.5)/s - 0.5;
+    ``pytorch_half_pixel``: the same, 0 for an output size of 1; ``asymmetric``: i/s;
+    ``align_corners``: i*(size - 1)/(out - 1), 0 for an output size of 1. ``nearest`` rounds c as
+    the attribute ``nearest`` says; ``linear`` and ``cubic`` weight 2 and 4 neighbours (cubic
+    convolution with parameter ``cubic_a``: Keys, 1981). Positions outside read the nearest element;
+    with ``exclude_outside`` they have weight 0 in the cubic mode and the other weights are scaled
+    up. 16-bit floats are computed in f32.
 
     (C1) shape has the rank of x.
     (C2) scales is empty or has a positive entry a dimension.
@@ -148,7 +154,7 @@ class Resize(OpDef, name="nn.resize"):
             i = np.arange(shape[d])
             whole = axis.whole(expr.sym("i", 0))
             if whole is not None:
-                at = [int(expr.substitute(whole, {"i": int(j)})) for j in i]  # type: ignore[call-overload]
+                at = [expr.substitute(whole, {"i": int(j)}) for j in i]
                 y = np.take(y, np.array(at, np.int64), d)
                 continue
             column = (-1, *(1,) * (y.ndim - d - 1))
@@ -268,7 +274,7 @@ def _axes(
 
 
 def _cubic(b: Any, r: Any, a: float, constant: Callable[[float], Any]) -> list[Any]:
-    """The weights of the four neighbours at distance ``r`` past the second; ``b`` has add, sub and mul."""
+    """The weights of the four neighbours of a position at distance r past the second one."""
     one, a1, a2, a3 = (constant(v) for v in (1.0, a, a + 2, a + 3))
     a4, a5, a8 = (constant(v * a) for v in (4, 5, 8))
 
@@ -320,7 +326,7 @@ def _coordinate(
 def _taps(
     b: Any, axis: Axis, i: Any, size: Any, out: Any, constant: Callable[[float], Any]
 ) -> list[tuple[Any, Any]]:
-    """Positions (whole f32 numbers, not clamped) and weights (None: 1) of output position ``i``."""
+    """Positions (whole f32 numbers, not clamped) and weights (None: 1) of output position i."""
     c = _coordinate(b, axis, i, size, out, constant)
     if axis.mode == "nearest":
         if axis.nearest == "ceil":

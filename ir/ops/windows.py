@@ -1,13 +1,15 @@
-"""Geometry of sliding windows, shared by convolutions and pooling: sizes, source positions, NumPy views.
+"""Geometry of sliding windows: sizes, source positions, NumPy views.
 
-Along one dimension, tap ``t`` of output position ``o`` reads the input at ``o*stride + t*dilation - low`` where ``low``
-is the padding before the first element. ``pads`` are in ONNX order: all lows, then all highs.
+Along one dimension, tap ``t`` of output position ``o`` reads the input at
+``o*stride + t*dilation - low``, where ``low`` is the padding before the first element. ``pads``
+are in ONNX order: all lows, then all highs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +28,8 @@ class Windows:
         strides: Steps from one output position to the next.
         pads: Padding, all lows then all highs.
         dilations: Steps from one tap to the next.
-        ceil: Whether a window may reach past the high padding, as long as it starts in the input or the low padding.
+        ceil: Whether a window may reach past the high padding, as long as it starts in the input or
+            the low padding.
     """
 
     kernel: tuple[int, ...]
@@ -56,7 +59,7 @@ class Windows:
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
     def check(self, constraint: str) -> None:
-        """Requires well-formed sizes; raises ConstraintError that begins with the constraint's number."""
+        """Requires well-formed sizes; raises ConstraintError with the constraint's number."""
         n = self.rank
         require(
             all(isinstance(k, int) and k >= 1 for k in self.kernel),
@@ -102,12 +105,12 @@ class Windows:
     def guards(
         self, position: Sequence[Dim], spatial: Sequence[Dim]
     ) -> tuple[tuple[Dim, Dim], ...]:
-        """The conditions for positions to be inside the input, for the dimensions where they may not be."""
+        """The conditions for positions to be inside, for the dimensions where they may not be."""
         rows = zip(position, spatial, self.low, self.high, strict=True)
         return tuple((p, size) for p, size, low, high in rows if low or high or self.ceil)
 
-    def view(self, x: np.ndarray, out: Sequence[int], fill: object = 0) -> np.ndarray:
-        """The windows of an array ``[..., spatial]`` as ``[..., out, kernel]``; padding reads as ``fill``."""
+    def view(self, x: np.ndarray, out: Sequence[int], fill: float = 0) -> np.ndarray:
+        """The windows of ``[..., spatial]`` as ``[..., out, kernel]``; padding is ``fill``."""
         n = self.rank
         axes = tuple(range(x.ndim - n, x.ndim))
         need = [(o - 1) * s + e for o, s, e in zip(out, self.strides, self.spans, strict=True)]
@@ -118,12 +121,26 @@ class Windows:
         widths = [(0, 0)] * (x.ndim - n) + list(zip(self.low, high, strict=True))
         padded = np.pad(x, widths, constant_values=fill)
         views = np.lib.stride_tricks.sliding_window_view(padded, self.spans, axes)
-        steps = [slice(None, o * s, s) for o, s in zip(out, self.strides, strict=True)]
-        return views[(..., *steps, *(slice(None, None, d) for d in self.dilations))]
+        picked: list[Any] = [slice(None, o * s, s) for o, s in zip(out, self.strides, strict=True)]
+        picked += [slice(None, None, d) for d in self.dilations]
+        return views[(..., *picked)]
+
+
+def geometry(
+    strides: tuple[int, ...],
+    pads: tuple[int, ...] | None = None,
+    dilations: tuple[int, ...] | None = None,
+) -> dict[str, Any]:
+    """The attributes of an operator with windows; no padding and no dilation by default."""
+    n = len(strides)
+    return {"strides": strides, "pads": pads or (0,) * 2 * n, "dilations": dilations or (1,) * n}
 
 
 def delinearise(i: Dim, shape: Sequence[Dim]) -> tuple[Dim, ...]:
-    """The index in ``shape`` of row-major position ``i``; a row-major offset computed from it simplifies to ``i``."""
+    """The index in ``shape`` of row-major position ``i``.
+
+    The row-major offset of that index simplifies to ``i``.
+    """
     out: list[Dim] = []
     for at in range(1, len(shape)):
         inner = expr.product(shape[at:])
@@ -141,7 +158,7 @@ def linearise(index: Sequence[Dim], shape: Sequence[Dim]) -> Dim:
 
 
 def accumulator(dt: DType) -> DType:
-    """The dtype that sums of products of a dtype are kept in: f32 for the 16-bit floats, else the dtype itself."""
+    """The dtype that sums are kept in: f32 for the 16-bit floats, else the dtype itself."""
     return f32 if dt in (f16, bf16) else dt
 
 

@@ -22,7 +22,7 @@ OPSET = 19
 
 
 def peer(op: str, arrays: list[np.ndarray | None], **attrs) -> np.ndarray:
-    """The result of one ONNX node; operands after the first are constants, None is an absent one."""
+    """The result of one ONNX node; operands after the first are constants, None is absent."""
     names = ["" if a is None else f"x{i}" for i, a in enumerate(arrays)]
     node = helper.make_node(op, names, ["y"], **attrs)
     dt = helper.np_dtype_to_tensor_dtype(arrays[0].dtype)

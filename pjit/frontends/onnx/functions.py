@@ -12,7 +12,7 @@ from pjit.frontends.onnx.registry import Node, Tensor
 if TYPE_CHECKING:
     from pjit.frontends.onnx.importer import Scope
 
-MAX_DEPTH = 32
+MAX_NODES = 200_000  # that functions may expand to
 
 
 class Functions:
@@ -20,25 +20,35 @@ class Functions:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.local = {(_plain(f.domain), f.name, f.overload): f for f in model.functions}
-        self.depth = 0
+        self.standard: dict[tuple[str, int], onnx.FunctionProto | None] = {}
+        self.active: list[int] = []  # the functions that are being expanded
+        self.expanded = 0
 
-    def find(self, domain: str, name: str, overload: str, version: int) -> onnx.FunctionProto | None:
+    def find(
+        self, domain: str, name: str, overload: str, version: int
+    ) -> onnx.FunctionProto | None:
         """The function that defines an operator: of the model, or of the standard when its body is fixed."""
         found = self.local.get((domain, name, overload))
         if found is not None or domain:
             return found
-        try:
-            schema = onnx.defs.get_schema(name, version, domain)
-        except onnx.defs.SchemaError:
-            return None
-        return schema.function_body if schema.has_function else None
+        if (name, version) not in self.standard:
+            try:
+                schema = onnx.defs.get_schema(name, version, domain)
+                body = schema.function_body if schema.has_function else None
+            except onnx.defs.SchemaError:
+                body = None
+            self.standard[name, version] = body
+        return self.standard[name, version]
 
     def call(self, node: Node, function: onnx.FunctionProto) -> list[Tensor]:
         """Imports the body of a function in the place of the node that calls it; raises Refused."""
         from pjit.frontends.onnx.importer import Scope
 
-        if self.depth >= MAX_DEPTH:
-            raise Refused("functions call each other without end", "a function must not use itself")
+        if id(function) in self.active:
+            raise Refused(f"the function {function.name!r} uses itself")
+        self.expanded += len(function.node)
+        if self.expanded > MAX_NODES:
+            raise Refused(f"the functions of the model expand to more than {MAX_NODES} nodes")
         scope: Scope = Scope()
         for i, name in enumerate(function.input):
             if node.has(i):
@@ -50,11 +60,11 @@ class Functions:
         body = [_bound(n, given, set(scope.names), function) for n in function.node]
         opsets = {_plain(o.domain): o.version for o in function.opset_import}
         before = len(importer.problems)
-        self.depth += 1
+        self.active.append(id(function))
         try:
             importer.nodes(body, scope, node.b, opsets, node.b.loc)
         finally:
-            self.depth -= 1
+            self.active.pop()
         inner = importer.problems[before:]
         if inner:
             del importer.problems[before:]

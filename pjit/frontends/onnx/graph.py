@@ -42,7 +42,9 @@ def ordered(
     for i, node in enumerate(nodes):
         for name in node.output:
             if name and (name in makers or name in defined):
-                other = f"node {node_name(nodes[makers[name]])!r}" if name in makers else "the graph"
+                other = (
+                    f"node {node_name(nodes[makers[name]])!r}" if name in makers else "the graph"
+                )
                 problems.append(
                     Problem(
                         node_name(node), node.op_type, f"the name {name!r} is defined by {other} too",

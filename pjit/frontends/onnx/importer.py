@@ -12,7 +12,16 @@ import numpy as np
 import onnx
 
 from pjit.errors import InputError, ModelError, Problem
-from pjit.frontends.onnx.exact import Ratio
+from pjit.frontends.onnx import (  # noqa: F401  (each registers its operators)
+    ops_control,
+    ops_einsum,
+    ops_index,
+    ops_math,
+    ops_nn,
+    ops_reduce,
+    ops_resize,
+    ops_shape,
+)
 from pjit.frontends.onnx.functions import Functions
 from pjit.frontends.onnx.graph import names_of, ordered
 from pjit.frontends.onnx.known import Known
@@ -20,12 +29,13 @@ from pjit.frontends.onnx.reader import Refused, element_type, load_tensor, read_
 from pjit.frontends.onnx.registry import (
     HANDLERS,
     Node,
+    Poisoned,
     Result,
     Tensor,
     location,
     node_name,
 )
-from pjit.frontends.onnx.shapes import evaluate
+from pjit.frontends.onnx.shapes import EVALUATORS, evaluate
 from pjit.ir import ops as _operators  # noqa: F401  (registers the operators)
 from pjit.ir.builder import Builder
 from pjit.ir.core import Block, Function, Loc, Module, Value
@@ -38,7 +48,9 @@ OPSETS = range(1, 26)
 MALFORMED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError)
 
 
-def import_onnx(source: str | os.PathLike | bytes, inputs: Mapping[str, str] | None = None) -> Module:
+def import_onnx(
+    source: str | os.PathLike | bytes, inputs: Mapping[str, str] | None = None
+) -> Module:
     """Imports an ONNX model as a module with one graph function, ``main``.
 
     Args:
@@ -93,6 +105,7 @@ class Importer:
         self.functions = Functions(model)
         self.opsets = {_domain(o.domain): o.version for o in model.opset_import}
         self.symbols: dict[str, str] = {}  # dim_param -> symbol
+        self.parents: dict[Block, Block] = {}  # of a region: the block around it
 
     # Tensors
 
@@ -105,7 +118,9 @@ class Importer:
         values, indices = self.load(tensor.values), self.load(tensor.indices)
         shape = tuple(tensor.dims)
         if np.prod(shape, dtype=object) > 1 << 30:
-            raise Refused(f"a sparse tensor of the shape {list(shape)} is too large to be made dense")
+            raise Refused(
+                f"a sparse tensor of the shape {list(shape)} is too large to be made dense"
+            )
         out = np.zeros(shape, values.dtype)
         if indices.ndim == 1:
             out.reshape(-1)[indices] = values
@@ -119,8 +134,7 @@ class Importer:
         while block is not None:
             if block in tensor.values:
                 return tensor.values[block]
-            owner = block.owner
-            block = owner.parent if owner is not None and not isinstance(owner, Function) else None
+            block = self.parents.get(block)
         if tensor.known is None:
             raise Refused(f"the value {tensor.name!r} is not visible in this subgraph")
         value = _materialise(tensor.known, b, tensor.name)
@@ -192,7 +206,9 @@ class Importer:
                 f"pjit reads operator sets {OPSETS[0]} to {OPSETS[-1]}",
             )  # fmt: skip
 
-    def _check_overrides(self, overrides: dict[str, str], names: list[str], constants: set[str]) -> None:
+    def _check_overrides(
+        self, overrides: dict[str, str], names: list[str], constants: set[str]
+    ) -> None:
         for name in overrides:
             if name not in names:
                 what = "is a constant of the model" if name in constants else "is not there"
@@ -215,7 +231,11 @@ class Importer:
                     expected='a type such as "f32[1,3,224,224]"', got=override,
                 ) from None  # fmt: skip
             rank = len(declared.shape.dim) if declared.HasField("shape") else None
-            if not isinstance(type, TensorType) or type.dtype != dt or rank not in (None, type.rank):
+            if (
+                not isinstance(type, TensorType)
+                or type.dtype != dt
+                or rank not in (None, type.rank)
+            ):
                 raise InputError(
                     f"the input {info.name!r} cannot have the type {override}",
                     expected=f"{dt} of rank {'any' if rank is None else rank}", got=override,
@@ -287,16 +307,15 @@ class Importer:
         inputs = [scope[n] if n and n in scope else None for n in proto.input]
         broken = any(n and x is None for n, x in zip(proto.input, inputs, strict=True))
         results: Sequence[Tensor | None] = [None] * len(proto.output)
-        count = len(b.block.ops)
         try:
             version = self._version(proto, opsets)
-            handler_missing = self._find(proto, version)
-            if not broken and handler_missing is None:
-                node = Node(self, scope, proto, version, inputs, b)
+            self._require_support(proto, version)
+            if not broken:
+                node = Node(self, scope, proto, version, opsets, inputs, b)
                 with b.at(loc):
                     results = self.translate(node)
-            elif handler_missing is not None:
-                raise handler_missing
+        except Poisoned:
+            pass
         except Refused as e:
             self.problem(node_name(proto), self._label(proto), e.reason, e.help)
         except ConstraintError as e:
@@ -307,8 +326,6 @@ class Importer:
             self.problem(
                 node_name(proto), self._label(proto), f"malformed node: {type(e).__name__}: {e}"
             )
-        if results and results[0] is None:
-            del b.block.ops[count:]
         for name, result in zip(proto.output, results, strict=False):
             if name and name not in scope.names:
                 scope.names[name] = result
@@ -325,15 +342,15 @@ class Importer:
             raise Refused("the model imports no operator set for it", "add it to opset_import")
         return 1
 
-    def _find(self, proto: onnx.NodeProto, version: int) -> Refused | None:
-        """None when the operator is supported, else why not."""
+    def _require_support(self, proto: onnx.NodeProto, version: int) -> None:
+        """Raises Refused when the operator is not supported."""
         domain = _domain(proto.domain)
         if proto.op_type in ONE_TO_ONE and not domain:
-            return None
-        if (domain, proto.op_type) in HANDLERS or (not domain and proto.op_type == "Constant"):
-            return None
+            return
+        if (domain, proto.op_type) in HANDLERS or (not domain and proto.op_type in EVALUATORS):
+            return
         if self.functions.find(domain, proto.op_type, proto.overload, version) is not None:
-            return None
+            return
         where = f"domain {domain!r}" if domain else f"operator set {version}"
         names = [n for d, n in HANDLERS if d == domain] + ([] if domain else list(ONE_TO_ONE))
         near = difflib.get_close_matches(proto.op_type, names, 1, 0.75)
@@ -343,7 +360,7 @@ class Importer:
             help = "export with standard operators, or define it as a function in the model"
         else:
             help = "export another form of the model, or compute this part outside of it"
-        return Refused(f"the operator is not supported ({where})", help)
+        raise Refused(f"the operator is not supported ({where})", help)
 
     def translate(self, node: Node) -> list[Tensor]:
         """The results of a node.
@@ -361,7 +378,8 @@ class Importer:
             found = _one_to_one(node, ONE_TO_ONE[node.op])
         if found is None:
             function = self.functions.find(domain, node.op, proto.overload, node.version)
-            assert function is not None, node.op
+            if function is None:
+                raise Refused("the result is computed from data, which is not supported")
             found = self.functions.call(node, function)
         results = [found] if isinstance(found, Tensor | Known | Value) else list(found)
         if len(results) < node.result_count():
@@ -428,4 +446,4 @@ ONE_TO_ONE: dict[str, type[OpDef]] = {
     cls.onnx: cls for cls in REGISTRY.values() if issubclass(cls, OpDef) and cls.onnx
 }
 
-__all__ = ["ONE_TO_ONE", "OPSETS", "Importer", "Ratio", "Scope", "import_onnx"]
+__all__ = ["ONE_TO_ONE", "OPSETS", "Importer", "Scope", "import_onnx"]

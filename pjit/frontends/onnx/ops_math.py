@@ -318,9 +318,7 @@ def gemm(n: Node) -> Value:
 def cumsum(n: Node) -> Value:
     """Running sums along an axis."""
     axis = n.axis(n.scalar(1, "axis"), n.rank())
-    return n.b(
-        "cumsum", n[0], axis=axis, exclusive=n.flag("exclusive"), reverse=n.flag("reverse")
-    )
+    return n.b("cumsum", n[0], axis=axis, exclusive=n.flag("exclusive"), reverse=n.flag("reverse"))
 
 
 @onnx_op("EyeLike")

@@ -53,7 +53,9 @@ def resolve_shape(shape: Sequence[Dim], target: Sequence[Dim], allow_zero: bool)
                 rest.remove(d)
         divisor = product(rest)
         if divisor == 0:
-            raise Refused(f"-1 is not determined in the target shape {list(target)} of {list(shape)}")
+            raise Refused(
+                f"-1 is not determined in the target shape {list(target)} of {list(shape)}"
+            )
         out[free[0]] = expr.floordiv(product(have), divisor)
     return tuple(out)
 
@@ -215,18 +217,15 @@ def _from_front(i: Dim, size: Dim) -> Dim:
 
 
 def slice_range(start: Dim, end: Dim, step: int, size: Dim) -> tuple[Dim, Dim, int]:
-    """``(start, size, step)`` of ``x[start:end:step]`` on a dimension, clamped as NumPy does."""
-    low, high = (0, size) if step > 0 else (-1, size - 1)
+    """``(start, size, step)`` of ``x[start:end:step]`` on a dimension; both ends are clamped."""
+    high = size if step > 0 else size - 1
 
-    def place(i: Dim, top: int) -> Dim:
-        if isinstance(i, int) and i >= UNBOUNDED:
-            return high
-        if isinstance(i, int) and i <= -UNBOUNDED:
-            return low
-        at = _from_front(i, size)
-        return expr.maximum(expr.minimum(at, high), low)
+    def place(i: Dim, low: int) -> Dim:
+        if isinstance(i, int) and abs(i) >= UNBOUNDED:
+            return high if i > 0 else low
+        return expr.maximum(expr.minimum(_from_front(i, size), high), low)
 
-    first, last = place(start, 0), place(end, 1)
+    first, last = place(start, 0), place(end, 0 if step > 0 else -1)
     span = last - first if step > 0 else first - last
     count = expr.maximum(ceildiv(span, abs(step)), 0)
     return (0, 0, step) if count == 0 else (first, count, step)
@@ -257,7 +256,12 @@ def pad(n: Node) -> Value:
 
 
 def padded(
-    n: Node, x: Value, low: Sequence[Dim], high: Sequence[Dim], value: Any = 0.0, mode: str = "constant"
+    n: Node,
+    x: Value,
+    low: Sequence[Dim],
+    high: Sequence[Dim],
+    value: Any = 0.0,
+    mode: str = "constant",
 ) -> Value:
     """Pads where pads are positive, and cuts where they are negative."""
     pieces: dict[int, tuple[Dim, Dim, int]] = {}

@@ -131,7 +131,9 @@ def _load_external(
     fields = {e.key: e.value for e in tensor.external_data}
     location = fields.get("location", "")
     if folder is None:
-        raise Refused("its data is in another file", "import the model from its path, not from bytes")
+        raise Refused(
+            "its data is in another file", "import the model from its path, not from bytes"
+        )
     path = external_path(folder, location)
     count = prod(shape) * dt.itemsize
     try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
 from pjit.frontends.onnx.known import Known
@@ -32,6 +31,10 @@ KINDS = {
 }
 
 
+class Poisoned(Exception):
+    """A node cannot be imported for reasons that are recorded already."""
+
+
 class Tensor:
     """What a name of the graph stands for: a value of the IR, a known value, or both.
 
@@ -41,7 +44,11 @@ class Tensor:
     __slots__ = ("known", "name", "type", "values")
 
     def __init__(
-        self, type: TensorType, value: Value | None = None, known: Known | None = None, name: str = ""
+        self,
+        type: TensorType,
+        value: Value | None = None,
+        known: Known | None = None,
+        name: str = "",
     ) -> None:
         self.type, self.known, self.name = type, known, name
         self.values: dict[Any, Value] = {}  # by block: a region cannot lend a value to its parent
@@ -70,10 +77,12 @@ class Node:
         scope: Scope,
         proto: onnx.NodeProto,
         version: int,
+        opsets: Mapping[str, int],
         inputs: Sequence[Tensor | None],
         b: Builder,
     ) -> None:
-        self.importer, self.scope, self.proto, self.version = importer, scope, proto, version
+        self.importer, self.scope, self.proto = importer, scope, proto
+        self.version, self.opsets = version, opsets
         self.op = proto.op_type
         self.inputs = list(inputs)
         while self.inputs and self.inputs[-1] is None:
@@ -188,7 +197,9 @@ class Node:
         """Input ``i`` as a vector of ints without symbols."""
         dims = self.dims(i, what)
         if not all(isinstance(d, int) for d in dims):
-            raise Refused(f"{what} depends on a symbolic dimension: {list(dims)}", "fix that dimension")
+            raise Refused(
+                f"{what} depends on a symbolic dimension: {list(dims)}", "fix that dimension"
+            )
         return tuple(int(d) for d in dims if isinstance(d, int))
 
     def scalar(self, i: int, what: str) -> Any:
@@ -236,8 +247,3 @@ def location(proto: onnx.NodeProto) -> Loc:
 def node_name(proto: onnx.NodeProto) -> str:
     """What to call a node in messages."""
     return proto.name or next((o for o in proto.output if o), "") or "?"
-
-
-def as_array(value: Any, dt: DType) -> np.ndarray:
-    """A constant array of an element type."""
-    return np.asarray(value, dt.numpy)

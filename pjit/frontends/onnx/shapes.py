@@ -316,7 +316,9 @@ def _cast(n: Node) -> Known:
         return Known.of(x.array.astype(to.numpy))
     numbers = x.numbers().reshape(-1)
     if to.kind == "b":
-        items: list[Number] = [not exact.equal(v, Ratio(0) if x.dtype.is_float else 0) for v in numbers]
+        items: list[Number] = [
+            not exact.equal(v, Ratio(0) if x.dtype.is_float else 0) for v in numbers
+        ]
     elif to.is_int:
         items = [v.truncate() if isinstance(v, Ratio) else v for v in numbers]
     else:
@@ -333,7 +335,9 @@ def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError:
-        raise Refused(f"the shapes {' and '.join(str(list(s)) for s in shapes)} do not broadcast") from None
+        raise Refused(
+            f"the shapes {' and '.join(str(list(s)) for s in shapes)} do not broadcast"
+        ) from None
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -411,7 +415,9 @@ def _mod(n: Node) -> Known:
     if a.dtype != b.dtype:
         raise Unknown
     plain = np.fmod if truncated else _integer_mod
-    return _apply([a, b], plain, exact.truncated_remainder if truncated else exact.remainder, a.dtype)
+    return _apply(
+        [a, b], plain, exact.truncated_remainder if truncated else exact.remainder, a.dtype
+    )
 
 
 @known_op(*_COMPARISONS)

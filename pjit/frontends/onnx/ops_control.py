@@ -1,0 +1,87 @@
+"""Control flow: If."""
+
+from __future__ import annotations
+
+import onnx
+
+from pjit.frontends.onnx.reader import Refused
+from pjit.frontends.onnx.registry import Node, Poisoned, Tensor, onnx_op
+from pjit.ir.builder import Builder
+from pjit.ir.core import Block, Value
+from pjit.ir.opdef import same_dim
+from pjit.ir.types import TensorType
+
+
+def import_subgraph(n: Node, graph: onnx.GraphProto, b: Builder) -> list[Tensor]:
+    """Imports a subgraph, which sees the names around it, into the block of a builder; gives its outputs.
+
+    Raises:
+        Poisoned: The subgraph has problems, which are recorded.
+    """
+    from pjit.frontends.onnx.importer import Scope
+
+    importer, scope = n.importer, Scope(n.scope)
+    before = len(importer.problems)
+    importer.initializers(graph, scope)
+    importer.nodes(graph.node, scope, b, n.opsets)
+    if len(importer.problems) > before:
+        raise Poisoned
+    out = []
+    for info in graph.output:
+        if info.name not in scope:
+            raise Refused(f"the output {info.name!r} of a subgraph is not computed")
+        tensor = scope[info.name]
+        if tensor is None:
+            raise Poisoned
+        out.append(tensor)
+    return out
+
+
+@onnx_op("If")
+def if_(n: Node) -> list[Tensor | Value]:
+    """Runs one of two subgraphs; a known condition chooses now."""
+    branches = [n.attr(name, "graph") for name in ("then_branch", "else_branch")]
+    known = n.input(0).known
+    if known is not None and not known.is_symbolic:
+        chosen = branches[0] if known.array.reshape(-1)[:1].any() else branches[1]
+        return list(import_subgraph(n, chosen, n.b))
+    regions = [Block(), Block()]
+    yields: list[list[Value]] = []
+    failed = False
+    for region, graph in zip(regions, branches, strict=True):
+        n.importer.parents[region] = n.b.block
+        b = Builder(region, n.b.loc, n.b.module)
+        try:
+            yields.append([n.importer.data(t, b) for t in import_subgraph(n, graph, b)])
+        except Poisoned:
+            failed = True
+    if failed:
+        raise Poisoned
+    types = _joined(yields)
+    for region, values in zip(regions, yields, strict=True):
+        b = Builder(region, n.b.loc, n.b.module)
+        fitted = [
+            v if v.type == t else b("reshape", v, shape=t.shape)
+            for v, t in zip(values, types, strict=True)
+        ]
+        b("yield", *fitted)
+    condition = n[0]
+    if condition.tensor.rank:
+        condition = n.b("reshape", condition, shape=())
+    return list(n.b.build("if", [condition], {}, regions, types).results)
+
+
+def _joined(yields: list[list[Value]]) -> list[TensorType]:
+    """The types of the results; sizes that differ only by symbols have to be equal at run time."""
+    if len(yields[0]) != len(yields[1]):
+        raise Refused(f"the branches have {len(yields[0])} and {len(yields[1])} outputs")
+    types = []
+    for i, (x, y) in enumerate(zip(*yields, strict=True)):
+        a, b = x.tensor, y.tensor
+        if a.dtype != b.dtype or a.rank != b.rank or not all(map(same_dim, a.shape, b.shape)):
+            raise Refused(
+                f"output {i} has the type {a} in one branch and {b} in the other",
+                "give both branches one shape",
+            )
+        types.append(a if a.is_static or not b.is_static else b)
+    return types

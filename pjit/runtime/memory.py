@@ -1,0 +1,104 @@
+"""Memory of programs: aligned arrays, and the places of buffers in an arena.
+
+Two buffers may lie on the same bytes of an arena only if the ranges of epochs in which they are alive are disjoint. The
+buffers are placed by decreasing size, each in the smallest gap that is free during its whole life (best fit), or
+else behind everything that lives then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A buffer of an arena: its bytes, and the epochs of its first write and its last use, both included."""
+
+    nbytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the buffers of an arena lie.
+
+    Attributes:
+        offsets: The offset of each buffer in bytes, a multiple of ``ALIGNMENT``.
+        peak: The size of the arena in bytes.
+        total: The size it would have without sharing.
+    """
+
+    offsets: tuple[int, ...]
+    peak: int
+    total: int
+
+
+def rounded(nbytes: int) -> int:
+    """A size rounded up to the alignment."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def place(buffers: Sequence[Interval]) -> Placement:
+    """Places buffers in an arena."""
+    sizes = [rounded(b.nbytes) for b in buffers]
+    order = sorted(range(len(buffers)), key=lambda i: (-sizes[i], buffers[i].first, i))
+    offsets = [0] * len(buffers)
+    placed: list[tuple[int, int]] = []  # (offset, buffer), by offset
+    peak = 0
+    for i in order:
+        if sizes[i] == 0:
+            continue
+        offset = _best_gap(sizes[i], _alive_with(buffers, i, placed), sizes)
+        offsets[i] = offset
+        placed.append((offset, i))
+        placed.sort()
+        peak = max(peak, offset + sizes[i])
+    return Placement(tuple(offsets), peak, sum(sizes))
+
+
+def _alive_with(
+    buffers: Sequence[Interval], i: int, placed: list[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    b = buffers[i]
+    return [
+        (at, j) for at, j in placed if buffers[j].first <= b.last and b.first <= buffers[j].last
+    ]
+
+
+def _best_gap(size: int, busy: list[tuple[int, int]], sizes: list[int]) -> int:
+    """The offset of the smallest free gap of at least ``size`` bytes, else the end of what is busy."""
+    end, best, width = 0, -1, 0
+    for at, j in busy:
+        gap = at - end
+        if gap >= size and (best < 0 or gap < width):
+            best, width = end, gap
+        end = max(end, at + sizes[j])
+    return end if best < 0 else best
+
+
+def address_of(array: np.ndarray) -> int:
+    """The address of the first element of an array."""
+    return array.__array_interface__["data"][0]
+
+
+def allocate(shape: tuple[int, ...], dtype: np.dtype, nbytes: int) -> tuple[np.ndarray, int]:
+    """An uninitialised row-major array whose first element is aligned to ``ALIGNMENT``; and its address."""
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = memory.__array_interface__["data"][0]
+    offset = -start % ALIGNMENT
+    return np.ndarray(shape, dtype, memory, offset), start + offset
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array itself if it is row-major and aligned to ``ALIGNMENT``, else such a copy."""
+    if array.flags.c_contiguous and address_of(array) % ALIGNMENT == 0:
+        return array
+    copy, _ = allocate(array.shape, array.dtype, array.nbytes)
+    copy[...] = array
+    return copy
