@@ -176,7 +176,7 @@ class _Graph:
                 stack.append(y)
         ys = []
         for v, stack in zip(op.results[n:], stacks, strict=True):
-            shape = v.tensor.substitute(self.sizes).shape
+            shape = v.tensor.substitute(self.sizes).static_shape
             ys.append(np.stack(stack) if stack else np.zeros((0, *shape[1:]), v.dtype.numpy))
         return (*carried, *ys)
 

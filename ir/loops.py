@@ -375,9 +375,11 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _trunc_div(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    if np.asarray(x).dtype.kind == "f":
+    if np.asarray(x).dtype.kind not in "iu":
         return np.divide(x, y)
-    return np.where(y == 0, 0, np.fix(np.true_divide(x, np.where(y == 0, 1, y)))).astype(x.dtype)
+    down = np.floor_divide(x, y)  # 0 where y is 0
+    inexact = (down * y != x) & ((x < 0) != (y < 0)) & (y != 0)
+    return (down + inexact).astype(x.dtype)
 
 
 for _name, _ref, _doc in [
@@ -716,3 +718,10 @@ def kernel_function(
 def kernels(module: Module) -> list[Function]:
     """The kernels of a module, in order."""
     return [f for f in module.functions.values() if f.level == "kernel"]
+
+
+def index_checks(kernel: Function) -> list[ToIndex]:
+    """The operations of a kernel that may fail; their codes count from 1 over all kernels in
+    order.
+    """
+    return [op for op in kernel.walk() if isinstance(op, ToIndex)]

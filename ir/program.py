@@ -95,6 +95,7 @@ class ProgramView:
     slots: list[Slot]
     steps: list[Segment | HostStep]
     checks: list[tuple[Dim, Dim]]
+    failures: list[str]
 
 
 def parallel_extent(kernel: Function) -> Dim:
@@ -144,6 +145,7 @@ class _Reader:
             self.slots,
             self.steps,
             [tuple(c) for c in self.main.attrs.get("checks", ())],  # type: ignore[misc]
+            list(self.main.attrs.get("failures", ())),
         )
 
     def _new(self, v: Value, kind: str, name: str = "") -> int:

@@ -15,19 +15,20 @@
       return %4   // net.py:16
     }
 
-- A function starts with ``graph`` (level graph and, with ``{level="fused"}``, level fused), ``kernel``
-  or ``program``. Its attributes follow the result types. ``may_be_zero=["nz0"]`` names the dimensions
-  that may be 0; the others are at least 1.
+- A function starts with ``graph`` (level graph and, with ``{level="fused"}``, level fused),
+  ``kernel`` or ``program``. Its attributes follow the result types. ``may_be_zero=["nz0"]`` names
+  the dimensions that may be 0; the others are at least 1.
 - An operation is ``results = name operands {attributes} : result types regions``, each part where
-  there is something to write. Attributes that equal their default are left out. A region is
-  ``{ (%i: index): operations }``, without the parentheses when it has no arguments.
-- An attribute is an int, a float (``1.0``, ``1e-05``, ``inf``, ``nan``), ``true``, ``false``, ``none``, a
-  ``"string"``, an element type, a symbolic expression (``(H + 1)//2``, ``#0 + 1``) or a list ``[a,b]``.
-- A constant of at most 16 elements is written out, exactly (``0x7fc00001`` gives the bits of a NaN);
-  the others come from the ``constants`` given to ``parse_module``.
-- A comment begins with ``//`` at the start of a line or after a space (``(H + 1)//2`` has none). The
-  comment on the line on which an operation begins is its location; without one the location is that
-  line of the text.
+  there is something to write. Attributes that equal their default are left out. A region is ``{
+  (%i: index): operations }``, without the parentheses when it has no arguments.
+- An attribute is an int, a float (``1.0``, ``1e-05``, ``inf``, ``nan``), ``true``, ``false``,
+  ``none``, a ``"string"``, an element type, a symbolic expression (``(H + 1)//2``, ``#0 + 1``) or
+  a list ``[a,b]``.
+- A constant of at most 16 elements is written out, exactly (``0x7fc00001`` gives the bits of a
+  NaN); the others come from the ``constants`` given to ``parse_module``.
+- A comment begins with ``//`` at the start of a line or after a space (``(H + 1)//2`` has none).
+  The comment on the line on which an operation begins is its location; without one the location
+  is that line of the text.
 - A value's name is its own if it is an identifier and unique in the function; the others are
   numbered.
 """

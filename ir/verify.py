@@ -1,16 +1,16 @@
 """Checks IR: the invariants of ``ir.core``, the constraints of each operator, what a level allows.
 
-- Every value is defined before it is used, in the same block or an enclosing one; a ``fused`` region
-  uses its arguments only.
+- Every value is defined before it is used, in the same block or an enclosing one; a ``fused``
+  region uses its arguments only.
 - Parents, owners, indices and use lists are right; every operation has a location.
 - A region, and the body of a function, ends with its terminator and has no other.
-- Operands and attributes meet the signature, and ``infer`` gives the types of the results. Dimensions
-  that depend on symbols agree unless they are provably different; ``obligations`` lists what is
-  assumed about them.
+- Operands and attributes meet the signature, and ``infer`` gives the types of the results.
+  Dimensions that depend on symbols agree unless they are provably different; ``obligations``
+  lists what is assumed about them.
 - The values that go into and come out of regions have the types that the operation says.
 - Every constant is in the module, with its dtype and shape.
-- The operations are those of the level, see ``LEVELS``; kernels have the structure that ``ir.loops``
-  describes.
+- The operations are those of the level, see ``LEVELS``; kernels have the structure that
+  ``ir.loops`` describes.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def interface(op: Op) -> Iterator[tuple[str, list[Type], list[Type]]]:
         yield "the region yields the carried values", _yields(body), carried
     elif op.op_name == "k.contract":
         (body,) = op.regions
-        wanted = [ScalarType(op.operands[1].dtype), *[INDEX] * (len(op.attrs["rows"]) + 1)]
+        wanted: list[Type] = [ScalarType(op.operands[1].dtype)]
+        wanted += [INDEX] * (len(op.attrs["rows"]) + 1)
         yield "the region takes the element, the row and the column", _types(body.args), wanted
         yield "the region yields nothing", _yields(body), []
 
@@ -393,7 +394,7 @@ def _check_nest(f: Function, fail: Fail) -> None:
         ops.pop(0)
     nests = [op for op in ops if op.op_name == "k.for"]
     if len(nests) != 1 or nests[0].attrs["kind"] != "parallel":
-        at = nests[1] if len(nests) > 1 else (nests or [None])[0]
+        at = nests[-1] if nests else None
         fail(
             at,
             "a kernel has exactly one outermost loop, and it is parallel",

@@ -69,7 +69,7 @@ def _foldable(op: Op) -> bool:
         return False
     if any(_symbolic(v) for v in op.attrs.values()):
         return False
-    return isinstance(op, Sizes | PACKING) or _worth_storing(op)
+    return isinstance(op, (Sizes, *PACKING)) or _worth_storing(op)
 
 
 def _symbolic(value: Any) -> bool:

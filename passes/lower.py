@@ -11,7 +11,7 @@ import numpy as np
 from pjit.ir import expr
 from pjit.ir.core import Block, Function, Module, Op, Value
 from pjit.ir.expr import Dim
-from pjit.ir.loops import ScalarBuilder, kernel_function
+from pjit.ir.loops import ScalarBuilder, index_checks, kernel_function, kernels
 from pjit.ir.opdef import OpDef
 from pjit.ir.ops.basic import Return
 from pjit.ir.ops.fused import Fused
@@ -125,6 +125,11 @@ class Lower(Pass):
                 old.replace_by(new)
             op.erase()
         main.level = "program"
+        main.attrs["failures"] = tuple(
+            f"{check.attrs['what']}; {check.loc}"
+            for kernel in kernels(module)
+            for check in index_checks(kernel)
+        )
         return True
 
 

@@ -22,6 +22,14 @@ EXPENSIVE = (ops.Exp, ops.Log, ops.Tanh, ops.Erf, ops.Sigmoid, ops.Pow, ops.Sin,
 SCRATCH_LIMIT = 16384  # elements of a row that are kept between two passes over it
 
 
+def combining(op: Op) -> str:
+    """The primitive that joins elements in a reduction."""
+    name = COMBINE[type(op)]
+    if op.operands[0].dtype.kind == "b":
+        return {"max": "or", "min": "and"}[name]
+    return name
+
+
 def accumulator(dt: DType) -> DType:
     """The dtype in which a reduction accumulates."""
     return f32 if dt.is_float and dt.bits < 32 else dt
@@ -94,7 +102,7 @@ class _Row:
         return self.k.puller.read(v, self._row_index(v, row))
 
     def _reduce(self, op: Op, row: Sequence[Dim]) -> None:
-        source, combine = op.operands[0], COMBINE[type(op)]
+        source, combine = op.operands[0], combining(op)
         acc = accumulator(source.dtype)
         fresh = [v for v in self.kept if v not in self.k.puller.given and self._reaches(v, source)]
 

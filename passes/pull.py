@@ -28,8 +28,10 @@ Read = Callable[[Sequence[Dim]], Value]
 def identity(combine: str, dt: DType) -> float | int:
     """The neutral element of a combining primitive in a dtype."""
     value = COMBINE[combine]
-    if dt.is_float or np.isfinite(value):
-        return value if dt.is_float else int(value)
+    if dt.is_float:
+        return value
+    if np.isfinite(value):
+        return int(value)
     info = np.iinfo(dt.numpy)
     return info.min if value < 0 else info.max
 

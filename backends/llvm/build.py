@@ -15,7 +15,7 @@ from pjit.backends.llvm.module import compile_module, new_module
 from pjit.backends.llvm.sync import emit_barrier
 from pjit.backends.llvm.target import LlvmMachine
 from pjit.ir.core import Module
-from pjit.ir.loops import kernels
+from pjit.ir.loops import index_checks, kernels
 from pjit.ir.program import LaunchStep, ProgramView, Segment
 
 BARRIER_WORD, ERROR_WORD, FIRST_SIZE = 0, 8, 16
@@ -30,7 +30,11 @@ def build(module: Module, view: ProgramView, machine: LlvmMachine) -> bytes:
 def build_ir(module: Module, view: ProgramView, machine: LlvmMachine) -> ll.Module:
     """The LLVM IR of a program."""
     out = new_module(machine)
-    emitted = {k.name: emit_kernel(k, machine, out) for k in kernels(module)}
+    emitted: dict[str, ll.Function] = {}
+    failures = 0
+    for kernel in kernels(module):
+        emitted[kernel.name] = emit_kernel(kernel, machine, out, failures)
+        failures += len(index_checks(kernel))
     for step in view.steps:
         if isinstance(step, Segment):
             _Run(out, view, step, emitted).emit()

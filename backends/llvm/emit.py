@@ -20,10 +20,10 @@ from pjit.backends.llvm.lanes import (
     VOID,
     any_lane,
     constant,
-    element_of,
     intrinsic,
     lanes_of,
     memory_type,
+    reduce_lanes,
     register_bits,
     slice_lanes,
     splat,
@@ -53,27 +53,32 @@ from pjit.ir.loops import (
 )
 from pjit.ir.ops.basic import Return
 from pjit.ir.target import Machine
-from pjit.ir.types import DType, IndexType, ScalarType
+from pjit.ir.types import DType, ScalarType
 
-_NEUTRAL = (Scratch, KConst, IndexValue, Return)
+_NEUTRAL = (Scratch, KConst, IndexValue, Return, KYield)
 
 
 def parallel_nest(kernel: Function) -> list[For]:
-    """The loops whose iterations the threads share, outermost first; none when there is no such nest."""
+    """The loops whose iterations the threads share, outermost first.
+
+    Raises:
+        IRError: Something other than constants and scratch memory surrounds or separates the loops.
+    """
     loops: list[For] = []
-    ops = [op for op in kernel.body.ops if not isinstance(op, _NEUTRAL)]
-    while len(ops) == 1 and isinstance(ops[0], For) and ops[0].kind == "parallel":
-        loop = ops[0]
-        if loop.n_index:
-            break
-        loops.append(loop)
-        ops = [op for op in loop.body.ops if not isinstance(op, KYield)]
-    return loops
-
-
-def parallel_extent(kernel: Function) -> Dim:
-    """How many iterations the parallel nest of a kernel has: the range that ``lo`` and ``hi`` divide."""
-    return expr.product(loop.hi - loop.lo for loop in parallel_nest(kernel))
+    block = kernel.body
+    while True:
+        inner = [op for op in block.ops if isinstance(op, For) and op.kind == "parallel"]
+        if not inner:
+            return loops
+        others = [op for op in block.ops if op is not inner[0] and not isinstance(op, _NEUTRAL)]
+        if others or inner[0].lo != 0 or inner[0].n_index:
+            raise IRError(
+                "a kernel has one perfect nest of parallel loops from 0",
+                where=str(inner[0].loc),
+                got=f"@{kernel.name}",
+            )
+        loops.append(inner[0])
+        block = inner[0].body
 
 
 def index_checks(kernel: Function) -> list[ToIndex]:
@@ -159,7 +164,7 @@ class KernelEmitter:
     def _parallel(self, nest: list[For]) -> None:
         """Runs ``lo <= i < hi``: the indices of the first by division, then counted up with carry."""
         b = self.b
-        extents = [loop.hi - loop.lo for loop in nest]
+        extents = [loop.hi for loop in nest]
         sizes = [self.index.scalar(e) for e in extents]
         first: list[Any] = []
         left = self.lo
@@ -173,10 +178,12 @@ class KernelEmitter:
 
         def body(i: Any, at: list[Any]) -> list[Any]:
             for loop, value, extent in zip(nest, at, extents, strict=True):
-                symbol = self.index.fresh(value, 0, extent) if extent != 1 else 0
-                self.exprs[loop.body.args[0]] = loop.lo + symbol
-            for op in nest[-1].body.ops:
-                self.op(op)
+                variable = self.index.fresh(value, 0, extent) if extent != 1 else 0
+                self.exprs[loop.body.args[0]] = variable
+            for loop in nest:
+                for op in loop.body.ops:
+                    if op not in nest:
+                        self.op(op)
             following: list[Any] = []
             carry: Any = None
             for k in range(len(nest) - 1, -1, -1):
@@ -412,31 +419,27 @@ class KernelEmitter:
         outer = self.memory.mask
         if outer is not None:  # lanes that are off have no iterations
             high = b.select(outer, high, low)
-        bounds = []
-        for name, value in (("smin", low), ("smax", high)):
-            fn = ir.FunctionType(I64, [value.type])
-            full = f"llvm.vector.reduce.{name}.v{n}i64"
-            bounds.append(b.call(self.module.globals.get(full) or ir.Function(self.module, fn, full), [value]))
+        bounds = [reduce_lanes(b, "smin", low), reduce_lanes(b, "smax", high)]
 
         def body(i: Any, values: list[Any]) -> list[Any]:
             at = splat(b, i, n)
             mask = b.and_(b.icmp_signed(">=", at, low), b.icmp_signed("<", at, high))
-            with b.if_then(any_lane(b, mask)):
-                before = b.block
-                self.memory.mask = mask
-                following = self._iteration(op, self.index.fresh(i, 0), values)
-                following = [
-                    b.select(mask, x, old) for x, old in zip(following, values, strict=True)
-                ]
-                self.memory.mask = outer
-                last = b.block
-            skipped = next(x for x in self.function.blocks if x.terminator is before_branch(x, before))
+            skipped = b.block
+            some, after = b.append_basic_block("some"), b.append_basic_block("none")
+            b.cbranch(any_lane(b, mask), some, after)
+            b.position_at_end(some)
+            self.memory.mask = mask
+            following = self._iteration(op, self.index.fresh(i), values)
+            self.memory.mask = outer
+            last = b.block
+            b.branch(after)
+            b.position_at_end(after)
             out = []
             for x, old in zip(following, values, strict=True):
                 phi = b.phi(x.type)
                 phi.add_incoming(old, skipped)
                 phi.add_incoming(x, last)
-                out.append(phi)
+                out.append(b.select(mask, phi, old))
             return out
 
         return self.loop(*bounds, 1, init, body)
@@ -522,20 +525,14 @@ class KernelEmitter:
         ]
 
     def _fold(self, combine: str, dt: DType, value: Any, lanes: int, to: int) -> Any:
-        """Combines lanes that are a multiple of ``to`` apart, in a tree."""
+        """Combines lanes that are a multiple of ``to`` apart, in a fixed order."""
         if lanes == to:
             return value
-        parts = [slice_lanes(self.b, value, i, to) for i in range(0, lanes, to)]
-        while len(parts) > 1:
-            half = (len(parts) + 1) // 2
-            parts = [
-                self.prims.emit(combine, dt, parts[i], parts[i + half])
-                if i + half < len(parts)
-                else parts[i]
-                for i in range(half)
-            ]
-        return parts[0]
-
-
-__all__ = ["KernelEmitter", "emit_kernel", "index_checks", "parallel_extent", "parallel_nest"]
-_ = (IndexType, element_of)
+        if lanes // to & (lanes // to - 1) == 0:
+            half = lanes // 2
+            low, high = (slice_lanes(self.b, value, i, half) for i in (0, half))
+            return self._fold(combine, dt, self.prims.emit(combine, dt, low, high), half, to)
+        first, *rest = (slice_lanes(self.b, value, i, to) for i in range(0, lanes, to))
+        for x in rest:
+            first = self.prims.emit(combine, dt, first, x)
+        return first

@@ -125,12 +125,15 @@ def intrinsic(b: ir.IRBuilder, name: str, *xs: Any, result: ir.Type | None = Non
     return b.call(declare(b.module, full, out, [x.type for x in xs]), xs)
 
 
+def reduce_lanes(b: ir.IRBuilder, name: str, x: Any) -> Any:
+    """All lanes of an integer vector combined by ``or``, ``smin`` or ``smax``."""
+    full = f"llvm.vector.reduce.{name}.{type_suffix(x.type)}"
+    return b.call(declare(b.module, full, element_of(x), [x.type]), [x])
+
+
 def any_lane(b: ir.IRBuilder, mask: Any) -> Any:
     """Whether a mask is set in any lane."""
-    if lanes_of(mask) == 1:
-        return mask
-    fn = declare(b.module, f"llvm.vector.reduce.or.{type_suffix(mask.type)}", I1, [mask.type])
-    return b.call(fn, [mask])
+    return mask if lanes_of(mask) == 1 else reduce_lanes(b, "or", mask)
 
 
 def both(b: ir.IRBuilder, x: Any, y: Any) -> Any:

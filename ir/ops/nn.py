@@ -164,8 +164,9 @@ class Conv(OpDef, name="nn.conv"):
 class PackWeights(OpDef, name="nn.pack_weights"):
     """Packs the weight of a convolution for ``nn.conv_packed``.
 
-    ``[O, C/G, kernel...]`` becomes ``[G, blocks, taps*C/G, nr]``. A row of a block is one tap and one channel (taps outer, channels inner), a column an output
-    channel of the group; blocks = ceil(O/G/nr) and the missing columns are zero.
+    ``[O, C/G, kernel...]`` becomes ``[G, blocks, taps*C/G, nr]``. A row of a block is one tap and
+    one channel (taps outer, channels inner), a column an output channel of the group. There are
+    ceil(O/G/nr) blocks, and the missing columns are zero.
 
     (C1) The operand has 3 to 5 dimensions.
     (C2) groups divides the output channels.
@@ -288,8 +289,8 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
         cols = out_channels // groups
         rows = wp.swapaxes(2, 3).reshape(groups, blocks * nr, depth)[:, :cols]
         w = np.moveaxis(rows.reshape(out_channels, *kernel, x.shape[-1] // groups), -1, 1)
-        geometry: dict[str, Any] = {"strides": strides, "pads": pads, "dilations": dilations}
-        y = Conv.ref(np.moveaxis(x, -1, 1), w, groups=groups, **geometry)
+        given = geometry(strides, pads, dilations)
+        y = Conv.ref(np.moveaxis(x, -1, 1), w, groups=groups, **given)
         return np.ascontiguousarray(np.moveaxis(y, 1, -1))
 
     def tile(self) -> Tile:

@@ -9,7 +9,11 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
+from pjit.ir.builder import Builder
+from pjit.ir.core import Block, Function, Loc, Module
 from pjit.ir.errors import ConstraintError
+from pjit.ir.interp import interpret
+from pjit.ir.ops.basic import Return
 from pjit.ir.ops.conv_transpose import ConvTranspose
 from pjit.ir.ops.linalg import Matmul
 from pjit.ir.ops.nn import Conv, ConvPacked, Depthwise, PackWeights
@@ -17,6 +21,7 @@ from pjit.ir.ops.norm import BatchNorm, LayerNorm, LogSoftmax, Softmax
 from pjit.ir.ops.pool import AvgPool, MaxPool
 from pjit.ir.ops.resize import Resize
 from pjit.ir.types import type_of
+from pjit.ir.verify import verify
 
 OPSET = 19
 
@@ -129,6 +134,32 @@ def test_conv_transpose(x, w, geometry, groups, extra):
     attrs = {"groups": groups, "output_padding": extra, **geometry}
     agree(ConvTranspose.ref(a, b, **attrs), expected)
     assert ConvTranspose.infer(type_of(a), type_of(b), **attrs).shape == expected.shape
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_conv_transpose_is_its_decomposition(seed):
+    rng = np.random.default_rng(seed)
+    rank, groups, channels = (int(v) for v in rng.integers(1, 4, 3))
+    spatial, kernel, strides, dilations = (tuple(rng.integers(1, 5, rank).tolist()) for _ in "1234")
+    sizes = zip(spatial, strides, dilations, kernel, strict=True)
+    whole = [(h - 1) * s + d * (k - 1) + 1 for h, s, d, k in sizes]
+    pads = tuple(int(rng.integers(0, (n + 1) // 2)) for n in whole * 2)
+    attrs = {
+        **windows(kernel, strides, pads, dilations),
+        "groups": groups,
+        "output_padding": tuple(rng.integers(0, 3, rank).tolist()),
+    }
+    x = draw(2, groups * channels, *spatial)
+    w = draw(groups * channels, int(rng.integers(1, 4)), *kernel, seed=1)
+    expected = ConvTranspose.ref(x, w, **attrs)
+    module = Module()
+    block = Block([type_of(x), type_of(w)])
+    b = Builder(block, Loc("test"), module)
+    y = ConvTranspose.decompose(b, *block.args, **attrs)
+    b(Return, y)
+    module.add(Function("main", block))
+    verify(module)
+    agree(interpret(module, x, w)[0], expected)
 
 
 POOLS = [

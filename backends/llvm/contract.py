@@ -1,0 +1,488 @@
+"""The tile contraction as a register-tiled micro-kernel.
+
+The accumulators of ``mr`` rows and ``nr`` columns stay in vector registers over all taps and the
+whole depth. Each step loads the ``nr`` consecutive elements of the packed operand B and multiplies
+them with one element of A per row, broadcast.
+
+Rows of A are addressed in one of two ways. When the offset is affine in the row, the rows are a
+fixed distance apart. Otherwise (convolutions) a table on the stack holds the address of each (tap,
+row), computed with rows in the lanes of a vector; where a guard does not hold it is that of a row of
+zeros.
+
+A tile at the end is moved back so that it has all its rows; the region runs for its own rows only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from llvmlite import ir
+
+from pjit.backends.llvm.indexing import Lane
+from pjit.backends.llvm.lanes import (
+    I32,
+    I64,
+    PTR,
+    both,
+    constant,
+    constant_array,
+    element_of,
+    gep,
+    intrinsic,
+    memory_type,
+    splat,
+    stack,
+    vector,
+)
+from pjit.backends.llvm.memory import linear_offset
+from pjit.ir import expr
+from pjit.ir.core import Op
+from pjit.ir.errors import IRError
+from pjit.ir.expr import Dim
+from pjit.ir.loops import Contraction, Prim
+
+if TYPE_CHECKING:
+    from pjit.backends.llvm.emit import KernelEmitter
+
+ZEROS = 4096  # elements of the row of zeros: the depth is walked in pieces of this length
+K_UNROLL = 4  # steps of the depth in one iteration
+WHOLE_DEPTH = 8  # a depth that is written out in full
+TAPS_WRITTEN_OUT = 128
+INLINE_REGION = 12  # cost of a region that is repeated for each vector of the tile
+_COSTLY = 25  # the cost of a primitive that is a polynomial
+_CHEAP = {"add", "sub", "mul", "div", "neg", "abs", "min", "max", "select", "fma", "and", "or"}
+_CHEAP |= {"eq", "ne", "lt", "le", "gt", "ge", "sqrt", "floor", "ceil", "round", "trunc"}
+
+
+def emit_contraction(e: KernelEmitter, op: Contraction) -> None:
+    """Emits a tile where the emitter's builder is."""
+    _Contract(e, op).emit()
+
+
+class _Contract:
+    """The emission of one tile."""
+
+    def __init__(self, e: KernelEmitter, op: Contraction) -> None:
+        self.e, self.op, self.b = e, op, e.b
+        self.of = e.mapped(op.index)
+        self.a_type, self.b_type = op.a.type, op.b.type
+        self.dtype = op.b.dtype
+        self.lanes = min(e.machine.lanes(self.dtype.bits), op.nr)
+        if op.nr % self.lanes:
+            raise IRError("the columns of a tile fill whole vectors", got=f"nr={op.nr}")
+        self.vectors = op.nr // self.lanes
+        self.total = expr.product(op.rows)
+        self.mr = min(op.mr, self.total) if isinstance(self.total, int) else op.mr
+        self.element = element_of(constant(memory_type(self.dtype), 0))
+        self.cells = [(i, j) for i in range(self.mr) for j in range(self.vectors)]
+        self.k = expr.sym("#k", 0, op.depth)
+        self.a_offset = linear_offset([self.of(x) for x in op.a_map], self.a_type.shape)
+        self.b_offset = linear_offset([self.of(x) for x in op.b_map], self.b_type.shape)
+        self.row_names = [f"#r{i}" for i in range(len(op.rows))]
+        self.tap_names = [f"#t{i}" for i in range(len(op.taps))]
+        self.a_step = self._coefficient(self.a_offset, "#k")
+
+    def emit(self) -> None:
+        """Emits the tile: addresses, sums, region."""
+        self._place_rows()
+        sums = self._sums()
+        _Finish(self, sums).emit()
+
+    def _coefficient(self, x: Dim, name: str) -> Dim:
+        found = expr.linear(x, name)
+        if found is None:
+            raise IRError("the offset of A is affine in taps and depth", where=str(self.op.loc), got=x)
+        return found[0]
+
+    def _place_rows(self) -> None:
+        """``first``: the first row computed; ``own``: the first of the tile's own among those."""
+        e, b = self.e, self.b
+        row0 = self.of(self.op.row0)
+        fits = isinstance(self.total, int) and self.total % self.mr == 0
+        if fits and expr.mod(row0, self.mr) == 0 or self.mr == 1 or self.total == self.mr:
+            self.first = row0 if self.total != self.mr else 0
+            self.own: Any = None
+            return
+        start, total = e.index.scalar(row0), e.index.scalar(self.total)
+        moved = intrinsic(b, "smin", start, b.sub(total, I64(self.mr)))
+        if not isinstance(self.total, int):
+            moved = intrinsic(b, "smax", moved, I64(0))
+        self.first = e.index.fresh(moved, 0, self.total)
+        self.own = b.sub(start, moved)
+
+    def _sums(self) -> dict[tuple[int, int], Any]:
+        e, op = self.e, self.op
+        zero = constant(self.element, 0.0, self.lanes)
+        sums = [zero] * len(self.cells)
+        base = self._substituted(self.b_offset, taps=[0] * len(op.taps), k=0, column=0)
+        panel = gep(self.b, e.buffers[op.b], e.index.scalar(base), self.element)
+        rows = _affine_rows(self) or _TableRows(self)
+        panel, *sums = rows.walk([panel, *sums])
+        return dict(zip(self.cells, sums, strict=True))
+
+    def _substituted(
+        self, x: Dim, taps: Sequence[Dim] | None = None, k: Dim | None = None, column: Dim = 0
+    ) -> Dim:
+        known: dict[str, Dim] = {"#c": column}
+        if taps is not None:
+            known |= dict(zip(self.tap_names, taps, strict=True))
+        if k is not None:
+            known["#k"] = k
+        return expr.substitute(x, known)
+
+    def depth(self, pointers: Sequence[Any], state: list[Any], depth: Dim) -> list[Any]:
+        """Adds ``depth`` steps from the given row addresses on; state is the panel and the sums."""
+        b, e = self.b, self.e
+        step = e.index.scalar(self.a_step)
+
+        def steps(i: Any, state: list[Any], count: int) -> list[Any]:
+            panel, *sums = state
+            at = b.mul(i, step) if self.a_step != 1 else i
+            for s in range(count):
+                sums = self._step(pointers, at, s, step, panel, sums)
+                panel = gep(b, panel, I64(self.op.nr), self.element)
+            return [panel, *sums]
+
+        if isinstance(depth, int) and depth <= WHOLE_DEPTH:
+            return steps(I64(0), state, depth)
+        middle = depth // K_UNROLL * K_UNROLL
+        bounds = [x if isinstance(x, int) else e.index.scalar(x) for x in (middle, depth)]
+        state = e.loop(0, bounds[0], K_UNROLL, state, lambda i, s: steps(i, s, K_UNROLL))
+        if middle != depth:
+            state = e.loop(bounds[0], bounds[1], 1, state, lambda i, s: steps(i, s, 1))
+        return state
+
+    def _step(
+        self, pointers: Sequence[Any], at: Any, s: int, step: Any, panel: Any, sums: list[Any]
+    ) -> list[Any]:
+        """One step of the depth: ``sums[i, j] += A[i] * B[j]``."""
+        b = self.b
+        memory, wide = memory_type(self.op.a.dtype), vector(self.element, self.lanes)
+        size = self.dtype.itemsize
+        columns = [
+            b.load(gep(b, panel, I64(j * self.lanes), self.element), typ=wide, align=size)
+            for j in range(self.vectors)
+        ]
+        out = []
+        for i, pointer in enumerate(pointers):
+            address = gep(b, pointer, at, memory)
+            if s:
+                address = gep(b, address, b.mul(step, I64(s)) if self.a_step != 1 else I64(s), memory)
+            raw = b.load(address, typ=memory, align=self.op.a.dtype.itemsize)
+            x = splat(b, self._widened(raw), self.lanes)
+            for j, column in enumerate(columns):
+                out.append(self._fma(x, column, sums[i * self.vectors + j]))
+        return out
+
+    def _widened(self, raw: Any) -> Any:
+        prims = self.e.prims
+        return prims.cast(prims.from_memory(self.op.a.dtype, raw), self.op.a.dtype, self.dtype)
+
+    def _fma(self, x: Any, y: Any, z: Any) -> Any:
+        if self.e.machine.fma:
+            return intrinsic(self.b, "fma", x, y, z)
+        return self.b.fadd(self.b.fmul(x, y), z)
+
+    def coordinates(self, row: Dim) -> list[Dim]:
+        """The coordinates of a row, as expressions of its number."""
+        out: list[Dim] = []
+        step: Dim = 1
+        for at, extent in reversed(list(enumerate(self.op.rows))):
+            x = expr.floordiv(row, step)
+            out.insert(0, expr.mod(x, extent) if at else x)
+            step = step * extent
+        return out
+
+    def clamped(self, i: int) -> Any:
+        """Row ``i`` of the tile, or the last one that exists when there are fewer than ``mr``."""
+        if isinstance(self.total, int) or i == 0:
+            return I64(i)
+        last = self.e.index.scalar(self.total - 1)
+        return intrinsic(self.b, "smin", I64(i), last)
+
+
+@dataclass
+class _AffineRows:
+    """Rows a fixed distance apart."""
+
+    c: _Contract
+    stride: Dim
+
+    def walk(self, state: list[Any]) -> list[Any]:
+        c = self.c
+        e, b, op = c.e, c.b, c.op
+        row = dict(zip(c.row_names, c.coordinates(c.first), strict=True))
+        memory = memory_type(op.a.dtype)
+        stride = e.index.scalar(self.stride)
+        apart = [b.mul(c.clamped(i), stride) for i in range(c.mr)]
+        offset = expr.substitute(c.a_offset, row)
+
+        def tap(taps: Sequence[Dim], state: list[Any]) -> list[Any]:
+            start = e.index.scalar(c._substituted(offset, taps, 0))
+            base = gep(b, e.buffers[op.a], start, memory)
+            pointers = [gep(b, base, x, memory) for x in apart]
+            return c.depth(pointers, state, op.depth)
+
+        return _for_taps(c, tap, state)
+
+
+def _affine_rows(c: _Contract) -> _AffineRows | None:
+    """The rows as a fixed stride, when the offset is affine in the row and nothing is guarded."""
+    if c.op.a_guards:
+        return None
+    stride: Dim = 0
+    scale: Dim = 1
+    for at, (name, extent) in reversed(list(enumerate(zip(c.row_names, c.op.rows, strict=True)))):
+        if extent == 1:
+            continue
+        found = expr.linear(c.a_offset, name)
+        if found is None or expr.symbols(found[0]) & {*c.row_names, *c.tap_names, "#k"}:
+            return None
+        if stride == 0 and scale == 1:
+            stride = found[0]
+        elif found[0] != stride * scale:
+            return None
+        scale = scale * extent
+    return _AffineRows(c, stride)
+
+
+def _for_taps(c: _Contract, body: Callable, state: list[Any]) -> list[Any]:
+    """Runs ``body(taps, state)`` for every tap, in row-major order."""
+
+    def nest(done: list[Dim], state: list[Any]) -> list[Any]:
+        if len(done) == len(c.op.taps):
+            return body(done, state)
+        extent = c.op.taps[len(done)]
+
+        def inner(i: Any, state: list[Any]) -> list[Any]:
+            at = i.constant if isinstance(i, ir.Constant) else c.e.index.fresh(i, 0, extent)
+            return nest([*done, at], state)
+
+        return c.e.loop(0, extent, 1, state, inner)
+
+    return nest([], state)
+
+
+class _TableRows:
+    """Rows anywhere, by a table of the address of each (tap, row)."""
+
+    def __init__(self, c: _Contract) -> None:
+        self.c, self.b, self.e = c, c.b, c.e
+        self.width = 1 << (c.mr - 1).bit_length()
+        self.taps = prod(c.op.taps)
+        self.memory = memory_type(c.op.a.dtype)
+        with self.b.goto_entry_block():
+            self.table = stack(self.b, PTR, self.taps * self.width)
+        self.zeros = constant_array(self.b.module, self.memory, 0, ZEROS)
+
+    def walk(self, state: list[Any]) -> list[Any]:
+        c, e, b = self.c, self.e, self.b
+        self._fill()
+        step = c.a_step if isinstance(c.a_step, int) and c.a_step > 0 else ZEROS
+        piece = ZEROS // step if c.op.a_guards else c.op.depth
+        whole = piece == c.op.depth or isinstance(c.op.depth, int) and c.op.depth <= piece
+
+        def tap(i: Any, state: list[Any]) -> list[Any]:
+            at = b.mul(i, I64(self.width))
+            pointers = [
+                b.load(gep(b, self.table, b.add(at, I64(r)), PTR), typ=PTR, align=8)
+                for r in range(c.mr)
+            ]
+            if whole:
+                return c.depth(pointers, state, c.op.depth)
+            return e.loop(
+                0, e.index.scalar(c.op.depth), piece, state, lambda k, s: part(k, pointers, s)
+            )
+
+        def part(k: Any, pointers: list[Any], state: list[Any]) -> list[Any]:
+            """As much of the depth as there are zeros."""
+            start = e.index.fresh(k, 0, c.op.depth)
+            ahead = e.index.scalar(start * c.a_step)
+            moved = [
+                b.select(b.icmp_unsigned("==", p, self.zeros), p, gep(b, p, ahead, self.memory))
+                for p in pointers
+            ]
+            return c.depth(moved, state, expr.minimum(piece, c.op.depth - start))
+
+        return e.loop(0, self.taps, 1, state, tap)
+
+    def _fill(self) -> None:
+        """Computes the addresses, one row in each lane."""
+        c, e, b = self.c, self.e, self.b
+        n = self.width
+        saved = e.index.lane
+        rows = self._coordinates()
+        e.index.lane = Lane(n)
+        symbols = [
+            e.index.fresh(x, 0, extent) for x, extent in zip(rows, c.op.rows, strict=True)
+        ]
+        known = dict(zip(c.row_names, symbols, strict=True))
+        offset = expr.substitute(c._substituted(c.a_offset, k=0), known)
+        guards = [
+            tuple(expr.substitute(c.of(x), known) for x in guard) for guard in c.op.a_guards
+        ]
+        zeros = b.ptrtoint(self.zeros, I64)
+        base = b.ptrtoint(e.buffers[c.op.a], I64)
+
+        def tap(at: int, taps: Sequence[int]) -> None:
+            here = e.index.lanes(c._substituted(offset, taps=list(taps)))
+            here = b.mul(here, constant(I64, c.op.a.dtype.itemsize, n))
+            here = b.add(here, splat(b, base, n))
+            inside = None
+            for x, bound in guards:
+                x = c._substituted(x, taps=list(taps))
+                if not expr.within(x, 0, bound):
+                    inside = both(b, inside, e.index.inside(x, bound))
+            if inside is not None:
+                here = b.select(splat(b, inside, n), here, splat(b, zeros, n))
+            b.store(here, gep(b, self.table, I64(at * n), PTR), align=64 if n >= 8 else 8 * n)
+
+        for at, taps in enumerate(product(*map(range, c.op.taps))):
+            tap(at, taps)
+        e.index.lane = saved
+
+    def _coordinates(self) -> list[Any]:
+        """The coordinates of the tile's rows: a vector for each dimension."""
+        c, e, b = self.c, self.e, self.b
+        n = self.width
+        first = [e.index.scalar(x) for x in c.coordinates(c.first)]
+        steps = [min(i, c.mr - 1) for i in range(n)]
+        ahead = ir.Constant(ir.VectorType(I32, n), steps)
+        if not isinstance(c.total, int):
+            last = e.index.scalar(expr.minimum(c.total - 1, c.mr))
+            ahead = intrinsic(b, "smin", ahead, splat(b, b.trunc(last, I32), n))
+        out: list[Any] = []
+        for at in range(len(first) - 1, -1, -1):
+            x = b.add(splat(b, b.trunc(first[at], I32), n), ahead)
+            if at:
+                x, ahead = self._carry(x, c.op.rows[at])
+            out.insert(0, b.sext(x, vector(I64, n)))
+        return out
+
+    def _carry(self, x: Any, extent: Dim) -> tuple[Any, Any]:
+        """What is left of coordinates within their extent, and how often it fits."""
+        c, e, b, n = self.c, self.e, self.b, self.width
+        size = splat(b, b.trunc(e.index.scalar(extent), I32), n)
+        if isinstance(extent, int) and extent >= c.mr:  # at most once
+            over = b.icmp_signed(">=", x, size)
+            return b.select(over, b.sub(x, size), x), b.zext(over, x.type)
+        if isinstance(extent, int):
+            times = b.udiv(x, size)
+        else:
+            wide = ir.VectorType(ir.DoubleType(), n)
+            times = b.fptosi(b.fdiv(b.sitofp(x, wide), b.sitofp(size, wide)), x.type)
+        return b.sub(x, b.mul(times, size)), times
+
+
+class _Finish:
+    """Runs the region on every element of a tile: a vector of columns at a time."""
+
+    def __init__(self, c: _Contract, sums: dict[tuple[int, int], Any]) -> None:
+        self.c, self.e, self.b, self.op, self.sums = c, c.e, c.b, c.op, sums
+        self.n = c.lanes
+
+    def emit(self) -> None:
+        op = self.op
+        col0 = self.c.of(op.col0)
+        even = isinstance(op.cols, int) and op.cols % op.nr == 0 and expr.mod(col0, op.nr) == 0
+        if even:
+            self._rows(col0, False, _cost(op) > INLINE_REGION)
+        elif self.e.machine.masked:
+            self._rows(col0, True, _cost(op) > INLINE_REGION)
+        else:
+            self._either(col0)
+
+    def _either(self, col0: Dim) -> None:
+        """Without masks for a tile that has all its columns."""
+        b = self.b
+        full = b.icmp_signed("<=", self.e.index.scalar(col0 + self.op.nr), self._cols())
+        with b.if_else(full) as (then, otherwise):
+            with then:
+                self._rows(col0, False, _cost(self.op) > INLINE_REGION)
+            with otherwise:
+                self._rows(col0, True, True)
+
+    def _cols(self) -> Any:
+        return self.e.index.scalar(self.op.cols)
+
+    def _rows(self, col0: Dim, masked: bool, looped: bool) -> None:
+        if looped:
+            self._looped(col0, masked)
+            return
+        c, b = self.c, self.b
+        missing = not isinstance(c.total, int)
+        for i in range(c.mr):
+            mine = None
+            if c.own is not None:
+                mine = b.icmp_signed(">=", I64(i), c.own)
+                if missing and i:
+                    there = b.icmp_signed("<", I64(i), self.e.index.scalar(c.total))
+                    mine = b.and_(mine, there)
+            values = [self.sums[i, j] for j in range(c.vectors)]
+            if mine is None:
+                self._row(c.first + i, col0, masked, values)
+            else:
+                with b.if_then(mine):
+                    self._row(c.first + i, col0, masked, values)
+
+    def _looped(self, col0: Dim, masked: bool) -> None:
+        """Through memory, one row after the other."""
+        c, b, e = self.c, self.b, self.e
+        wide, nr = vector(c.element, self.n), self.op.nr
+        with b.goto_entry_block():
+            tile = stack(b, c.element, c.mr * nr)
+        for (i, j), value in self.sums.items():
+            b.store(value, gep(b, tile, I64(i * nr + j * self.n), c.element), align=self._align())
+        start: Any = 0 if c.own is None else c.own
+        stop: Any = c.mr
+        if not isinstance(c.total, int):
+            stop = e.index.scalar(expr.minimum(c.total, c.mr))
+
+        def row(i: Any, state: list[Any]) -> list[Any]:
+            base = gep(b, tile, b.mul(i, I64(nr)), c.element)
+            values = [
+                b.load(gep(b, base, I64(j * self.n), c.element), typ=wide, align=self._align())
+                for j in range(c.vectors)
+            ]
+            at = e.index.fresh(i, 0, c.mr)
+            first = c.first
+            variable = e.index.fresh(e.index.scalar(first + at), 0, c.total)
+            self._row(variable, col0, masked, values)
+            return []
+
+        e.loop(start, stop, 1, [], row)
+
+    def _align(self) -> int:
+        return min(64, self.n * self.c.dtype.itemsize)
+
+    def _row(self, row: Dim, col0: Dim, masked: bool, values: list[Any]) -> None:
+        c, e, b, op = self.c, self.e, self.b, self.op
+        acc, *coordinates, column = op.regions[0].args
+        e.exprs.update(zip(coordinates, c.coordinates(row), strict=True))
+        saved = e.index.lane, e.memory.mask
+        for j, value in enumerate(values):
+            base = e.index.scalar(col0 + j * self.n)
+            variable = e.index.fresh(base, 0, op.cols)
+            e.index.lane = Lane(self.n, str(variable) if self.n > 1 else None)
+            if masked:
+                e.memory.mask = e.index.below(base, self._cols())
+            e.exprs[column] = variable
+            e.scalars[acc] = value
+            e.block(op.regions[0])
+            e.index.lane, e.memory.mask = saved
+
+
+def _cost(op: Contraction) -> int:
+    """A rough count of the instructions of the region."""
+    return sum(_op_cost(x) for x in op.regions[0].ops)
+
+
+def _op_cost(x: Op) -> int:
+    if not isinstance(x, Prim):
+        return 1
+    return 1 if x.op_name.removeprefix("k.") in _CHEAP else _COSTLY
+

@@ -1,0 +1,156 @@
+"""Layouts: convolutions on channels-last activations, packed weights, and as few transpositions as possible.
+
+The order: each convolution is written as ``transpose(conv_packed(transpose(x), pack(w)))``, and in the same walk, from the
+inputs to the results, transpositions sink (``transposes``) until they meet the next convolution and cancel. Then those
+that are left are pulled up where that leaves less to transpose. Last, matrix products pack their right operands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+from pjit.ir.builder import Builder
+from pjit.ir.core import Module, Op, Value
+from pjit.ir.expr import Dim
+from pjit.ir.ops import (
+    Broadcast,
+    Cast,
+    Conv,
+    ConvPacked,
+    Depthwise,
+    Matmul,
+    MatmulPacked,
+    Pack,
+    PackWeights,
+    Pad,
+    Reshape,
+    Transpose,
+)
+from pjit.ir.ops.nn import MERGED_DEPTH
+from pjit.ir.types import f32
+from pjit.passes.context import Context, Pass
+from pjit.passes.cost import tile_columns, worth_packing
+from pjit.passes.pattern import is_constant
+from pjit.passes.rewrite import rewrite
+from pjit.passes.routes import to_first, to_last
+from pjit.passes.transposes import permuted, pull, sink
+
+
+@dataclass(frozen=True)
+class Layout(Pass):
+    """Chooses layouts of activations and weights for the tile contraction.
+
+    Attributes:
+        nr: Columns in a block of packed weights; 0 leaves the choice to ``cost.tile_columns``.
+    """
+
+    name: ClassVar[str] = "layout"
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+    nr: int = 0
+
+    def run(self, module: Module, context: Context) -> bool:
+        """Chooses, sinks, pulls, packs."""
+        changed = rewrite(module, lambda op, b: self._choose(op, b, context), "layout")
+        changed |= rewrite(module, pull, "layout")
+        changed |= rewrite(module, lambda op, b: self._pack(op, b, context), "layout")
+        return changed
+
+    def _choose(self, op: Op, b: Builder, context: Context) -> Any:
+        if isinstance(op, Conv) and convertible(op):
+            if is_depthwise(op):
+                return depthwise(op, b)
+            cols, depth = op.w.shape[0] // op.groups, prod(op.w.shape[1:])
+            return packed_conv(op, b, self._columns(op, cols, depth, context))
+        return sink(op, b)
+
+    def _columns(self, op: Op, cols: Dim, depth: Dim, context: Context) -> int:
+        bits = max(32, op.type.dtype.bits)
+        return self.nr or tile_columns(cols, depth, context.machine, bits)
+
+    def _pack(self, op: Op, b: Builder, context: Context) -> Any:
+        if not isinstance(op, Matmul) or not op.type.dtype.is_float or 0 in op.b.shape:
+            return None
+        rows: Dim = op.a.shape[-2] if op.a.tensor.rank > 1 else 1
+        cols: Dim = op.b.shape[-1] if op.b.tensor.rank > 1 else 1
+        if not worth_packing(rows, cols, is_constant(op.b)):
+            return None
+        return packed_matmul(op, b, self._columns(op, cols, op.a.shape[-1], context))
+
+
+def convertible(op: Conv) -> bool:
+    """Whether a convolution of floats has the static channels and kernel that a packed weight needs."""
+    static = all(isinstance(d, int) and d > 0 for d in op.w.shape)
+    return op.x.dtype.is_float and static and isinstance(op.x.shape[1], int)
+
+
+def is_depthwise(op: Conv) -> bool:
+    """Whether each group has one input channel."""
+    return op.groups > 1 and op.w.shape[1] == 1
+
+
+def wide(b: Builder, x: Value) -> Value:
+    """16-bit floats as f32, in which their products are summed."""
+    return b(Cast, x, dtype=f32) if x.dtype.bits == 16 else x
+
+
+def narrow(b: Builder, x: Value, like: Value) -> Value:
+    """Back in the dtype of another value."""
+    return x if x.dtype == like.dtype else b(Cast, x, dtype=like.dtype)
+
+
+def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
+    """A convolution on channels-last activations with a packed weight.
+
+    With few input channels the padding becomes an operation of its own, so that the kernel reads a row of the window as
+    one contiguous piece.
+    """
+    rank = op.x.tensor.rank
+    x = wide(b, permuted(b, op.x, to_last(rank)))
+    pads = op.pads
+    kernel = tuple(op.w.shape[2:])
+    few = op.groups == 1 and op.x.shape[1] < MERGED_DEPTH
+    if few and any(pads) and kernel[-1] > 1 and op.dilations[-1] == 1:
+        n = rank - 2
+        x = b(Pad, x, low=(0, *pads[:n], 0), high=(0, *pads[n:], 0))
+        pads = (0,) * (2 * n)
+    y = b(
+        ConvPacked,
+        x,
+        b(PackWeights, wide(b, op.w), groups=op.groups, nr=nr),
+        kernel=kernel,
+        strides=op.strides,
+        pads=pads,
+        dilations=op.dilations,
+        groups=op.groups,
+        out_channels=op.w.shape[0],
+    )
+    return permuted(b, narrow(b, y, op.x), to_first(rank))
+
+
+def depthwise(op: Conv, b: Builder) -> Value:
+    """A convolution of each channel by itself; with several filters a channel, the channels are repeated first."""
+    rank = op.x.tensor.rank
+    x = permuted(b, op.x, to_last(rank))
+    filters = op.w.shape[0] // op.groups
+    if filters > 1:
+        lead = x.shape
+        x = b(Reshape, x, shape=(*lead, 1))
+        x = b(Broadcast, x, shape=(*lead, filters))
+        x = b(Reshape, x, shape=(*lead[:-1], lead[-1] * filters))
+    w = b(Reshape, op.w, shape=(op.w.shape[0], *op.w.shape[2:]))
+    w = b(Transpose, w, perm=(*range(1, rank - 1), 0))
+    y = b(Depthwise, x, w, strides=op.strides, pads=op.pads, dilations=op.dilations)
+    return permuted(b, y, to_first(rank))
+
+
+def packed_matmul(op: Matmul, b: Builder, nr: int) -> Value:
+    """A matrix product with a packed right operand."""
+    x = wide(b, op.a)
+    if op.a.tensor.rank == 1:
+        x = b(Reshape, x, shape=(1, *op.a.shape))
+    y = b(MatmulPacked, x, b(Pack, wide(b, op.b), nr=nr), cols=op.b.shape[-1])
+    if op.a.tensor.rank == 1:
+        y = b(Reshape, y, shape=op.type.shape)
+    return narrow(b, y, op.a)

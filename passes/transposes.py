@@ -1,0 +1,239 @@
+"""Moves transpositions through a graph so that they cancel.
+
+Two directions, both built on ``routes``. *Sinking* replaces ``op(transpose(y), ...)`` by ``transpose(op'(y, ...))`` when the
+other operands can be permuted for nothing; it never makes more transpositions than there were. *Pulling* moves one
+transposition up the tree of operations that only it uses, when what is then left to transpose is less than before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pjit.ir.builder import Builder
+from pjit.ir.core import Module, Op, Value
+from pjit.ir.ops import Const, Matmul, Reshape, Transpose
+from pjit.passes.cost import weight_of
+from pjit.passes.pattern import constant_array, is_constant, single_use
+from pjit.passes.routes import ANY_OPERAND, Perm, Route, route, route_back
+from pjit.passes.rules_movement import compose, inverse, moves_units_only
+
+SMALL_SHARE = 8  # an operand so many times smaller than the result may be transposed to let a larger one sink
+
+
+def bits(value: Value) -> int:
+    """The size of a value, with a guess for symbols."""
+    return weight_of(value.shape, value.dtype.bits)
+
+
+def lifted(value: Value, rank: int) -> tuple:
+    """The shape with leading dimensions of size 1 up to a rank."""
+    return (1,) * (rank - len(value.shape)) + tuple(value.shape)
+
+
+def is_identity(q: Perm) -> bool:
+    """Whether a permutation moves nothing."""
+    return q == tuple(range(len(q)))
+
+
+def is_free(value: Value, q: Perm) -> bool:
+    """Whether permuting a value costs nothing: a constant, another view, or a transposition that changes into another."""
+    if is_constant(value) or is_identity(q) or moves_units_only(q, lifted(value, len(q))):
+        return True
+    owner = value.owner
+    if not isinstance(owner, Transpose) or len(owner.perm) != len(q):
+        return False
+    return is_identity(compose(owner.perm, q)) or single_use(value)
+
+
+def permuted(b: Builder, value: Value, q: Perm) -> Value:
+    """``transpose(value, q)`` in its simplest form; leading dimensions of size 1 are added where the rank is lower."""
+    shape = lifted(value, len(q))
+    if is_identity(q) or all(d == 1 for d in value.shape):
+        return value
+    if is_constant(value):
+        return _permuted_constant(b, value, shape, q)
+    if len(value.shape) < len(q):
+        value = b(Reshape, value, shape=shape)
+    if isinstance(value.owner, Transpose):
+        q, value = compose(value.owner.perm, q), value.owner.x
+        if is_identity(q):
+            return value
+    if moves_units_only(q, value.shape):
+        return b(Reshape, value, shape=tuple(value.shape[i] for i in q))
+    return b(Transpose, value, perm=q)
+
+
+def _permuted_constant(b: Builder, value: Value, shape: tuple, q: Perm) -> Value:
+    array = constant_array(value, b.module).reshape(shape).transpose(q)
+    if len(value.shape) < len(q):
+        while array.shape and array.shape[0] == 1:
+            array = array[0]
+    assert isinstance(value.owner, Const)
+    return Const.of(b, np.ascontiguousarray(array), value.owner.value)
+
+
+def rebuilt(b: Builder, op: Op, r: Route, operands: list[Value]) -> list[Value]:
+    """The results of an operation, from an operation on permuted operands."""
+    made = b.build(type(op), operands, r.attrs)
+    back = inverse(r.result)
+    return [permuted(b, v, back) for v in made.results]
+
+
+def sink(op: Op, b: Builder) -> list[Value] | None:
+    """Moves transpositions of operands to the results, or returns None."""
+    if isinstance(op, Matmul):
+        return _sink_into_weight(op, b)
+    r = _best_route(op)
+    if r is None:
+        return None
+    operands = [
+        v if q is None else permuted(b, v, q)
+        for v, q in zip(op.operands, r.operands, strict=True)
+    ]
+    return rebuilt(b, op, r, operands)
+
+
+def _best_route(op: Op) -> Route | None:
+    """The route that undoes the transposition of the largest operand, if the others can be permuted for nothing."""
+    if op.regions or not op.results:
+        return None
+    found: dict[Perm, int] = {}
+    for v in op.operands if isinstance(op, ANY_OPERAND) else op.operands[:1]:
+        if isinstance(v.owner, Transpose):
+            if not isinstance(op, ANY_OPERAND) or len(v.shape) == len(op.results[0].shape):
+                q = inverse(v.owner.perm)
+                found[q] = found.get(q, 0) + bits(v)
+    for q in sorted(found, key=lambda k: -found[k]):
+        r = route(op, q)
+        if r is not None and _all_free(op, r):
+            return r
+    return None
+
+
+def _all_free(op: Op, r: Route) -> bool:
+    total = sum(bits(v) for v in op.results)
+    return all(
+        q is None or is_free(v, q) or bits(v) * SMALL_SHARE <= total
+        for v, q in zip(op.operands, r.operands, strict=True)
+    )
+
+
+def _sink_into_weight(op: Matmul, b: Builder) -> list[Value] | None:
+    """``matmul(reshape(transpose(y)), w)``: where the rows of a constant w mix the transposed dimensions, permutes the rows."""
+    view, weight = op.a.owner, op.b
+    if not (isinstance(view, Reshape) and is_constant(weight) and weight.tensor.rank == 2):
+        return None
+    source = view.x.owner
+    if not isinstance(source, Transpose) or not op.a.tensor.rank:
+        return None
+    shape, perm = source.result.shape, source.perm
+    depth = op.a.shape[-1]
+    mixed, at = 1, len(shape)  # the trailing dimensions shape[at:] make up the depth
+    while at > 0 and mixed != depth:
+        at -= 1
+        mixed = mixed * shape[at]
+    if mixed != depth or not all(isinstance(d, int) for d in shape[at:]):
+        return None
+    lead = [i for i in inverse(perm) if i < at]
+    order = [i for i in inverse(perm) if i >= at]
+    if lead != list(range(at)) or [*lead, *order] != [i for i in inverse(perm)]:
+        return None
+    array = constant_array(weight, b.module)
+    rows = array.reshape(*shape[at:], array.shape[1])
+    rows = rows.transpose(*(i - at for i in order), rows.ndim - 1).reshape(array.shape)
+    assert isinstance(weight.owner, Const)
+    w = Const.of(b, np.ascontiguousarray(rows), weight.owner.value)
+    return [b(Matmul, b(Reshape, source.x, shape=view.shape), w)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to make a permuted value: by a transposition of the value, or by an operation on permuted operands."""
+
+    cost: int
+    value: Value
+    perm: Perm
+    route: Route | None = None
+    operands: tuple[Plan | None, ...] = ()
+
+
+class Puller:
+    """Finds the cheapest way to make ``transpose(value, q)``, in bits that are left to transpose."""
+
+    def __init__(self, root: Op) -> None:
+        self.root = root
+        self.plans: dict[tuple[Value, Perm], Plan] = {}
+
+    def plan(self, value: Value, q: Perm) -> Plan:
+        """The plan for one value; one that is used twice is made, and counted, once."""
+        known = self.plans.get((value, q))
+        if known is not None:
+            return Plan(0, known.value, known.perm, known.route, known.operands)
+        found = self._plan(value, q)
+        self.plans[value, q] = found
+        return found
+
+    def _plan(self, value: Value, q: Perm) -> Plan:
+        owner = value.op
+        if isinstance(owner, Transpose) and len(owner.perm) == len(q):
+            gone = bits(value) if single_use(value) else 0
+            cancels = moves_units_only(compose(owner.perm, q), owner.x.shape)
+            return Plan((0 if cancels else bits(value)) - gone, value, q)
+        if is_free(value, q) or self._made_already(value, q):
+            return Plan(0, value, q)
+        direct = Plan(bits(value), value, q)
+        if owner is None or len(owner.results) != 1 or len(value.users) != 1:
+            return direct
+        if len(q) != len(value.shape) or owner.regions:
+            return direct
+        r = route_back(owner, q)
+        if r is None:
+            return direct
+        operands = tuple(
+            None if p is None else self.plan(v, p)
+            for v, p in zip(owner.operands, r.operands, strict=True)
+        )
+        cost = sum(p.cost for p in operands if p is not None)
+        return Plan(cost, value, q, r, operands) if cost < direct.cost else direct
+
+    def _made_already(self, value: Value, q: Perm) -> bool:
+        return any(
+            isinstance(u, Transpose) and u is not self.root and u.perm == q for u in value.users
+        )
+
+    def build(self, b: Builder, plan: Plan, done: dict[tuple[Value, Perm], Value]) -> Value:
+        """Builds what a plan says."""
+        key = plan.value, plan.perm
+        if key in done:
+            return done[key]
+        if plan.route is None:
+            done[key] = permuted(b, plan.value, plan.perm)
+            return done[key]
+        owner = plan.value.op
+        assert owner is not None
+        operands = [
+            v if p is None else self.build(b, p, done)
+            for v, p in zip(owner.operands, plan.operands, strict=True)
+        ]
+        with b.at(owner.loc):
+            done[key] = b(type(owner), *operands, **plan.route.attrs)
+        return done[key]
+
+
+def pull(op: Op, b: Builder) -> Any:
+    """Moves a transposition to where less has to be transposed, or returns None."""
+    if not isinstance(op, Transpose) or is_constant(op.x):
+        return None
+    puller = Puller(op)
+    plan = puller.plan(op.x, op.perm)
+    if plan.cost >= bits(op.x) or (plan.route is None and not isinstance(op.x.owner, Transpose)):
+        return None
+    return puller.build(b, plan, {})
+
+
+def transposed(module: Module) -> list[Op]:
+    """The transpositions that are left, for reports and tests."""
+    return [op for f in module.functions.values() for op in f.walk() if isinstance(op, Transpose)]

@@ -1,0 +1,254 @@
+"""``pjit.Array``: an immutable array whose values may still be computed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+
+class Work(Protocol):
+    """A call that computes arrays."""
+
+    def ready(self) -> bool:
+        """Whether the call has ended; never waits."""
+
+    def wait(self) -> None:
+        """Returns when the call has ended; raises its error, each time."""
+
+    def output(self, index: int) -> np.ndarray:
+        """A result of a call that has ended without error."""
+
+
+class Array(NDArrayOperatorsMixin):
+    """An immutable array whose values may still be computed.
+
+    Whoever needs the values waits: ``np.asarray(y)``, ``y.block_until_ready()``, ``await y``, ``float(y)``, ``y[0]``, printing it.
+    An error of the computation is raised at each wait, as ``pjit.errors.ExecutionError``. Arithmetic waits, computes with
+    NumPy at once, and gives an Array; a NumPy function that is not a ufunc gives a NumPy array.
+
+    ``Array(x)`` holds a copy of an array, which calls then use without copying it again.
+
+    Args:
+        value: Anything NumPy makes an array of.
+    """
+
+    __slots__ = ("_index", "_type", "_value", "_work")
+    __array_priority__ = 100
+
+    _value: np.ndarray | None
+    _work: Work | None
+    _index: int
+    _type: tuple[tuple[int, ...], np.dtype] | None
+
+    def __init__(self, value: Any) -> None:
+        copy = np.array(value, order="C")
+        copy.flags.writeable = False
+        self._value, self._work, self._index, self._type = copy, None, 0, None
+
+    @classmethod
+    def _of(
+        cls,
+        value: np.ndarray | None,
+        work: Work | None,
+        index: int = 0,
+        type: tuple[tuple[int, ...], np.dtype] | None = None,
+    ) -> Array:
+        """The result of a call.
+
+        Args:
+            value: A row-major array that nobody else writes after the call; None when the call makes it.
+            work: The call; None when it has ended.
+            index: Which result it is, for ``work.output``.
+            type: Shape and dtype, when they are known before the value.
+        """
+        self = cls.__new__(cls)
+        self._value, self._work, self._index, self._type = value, work, index, type
+        return self
+
+    def _wait(self) -> np.ndarray:
+        work = self._work
+        if work is not None:
+            work.wait()
+            if self._value is None:
+                self._value = work.output(self._index)
+            self._work = None
+        assert self._value is not None
+        return self._value
+
+    # Waiting
+
+    def block_until_ready(self) -> Array:
+        """Waits for the values and returns the array itself.
+
+        Raises:
+            ExecutionError: The computation failed.
+        """
+        self._wait()
+        return self
+
+    def is_ready(self) -> bool:
+        """Whether the values, or the error of the computation, are there; never waits."""
+        work = self._work
+        return work is None or work.ready()
+
+    def __await__(self) -> Generator[Any, None, Array]:
+        if not self.is_ready():
+            waiting = asyncio.get_running_loop().run_in_executor(None, self._wait)
+            yield from waiting.__await__()
+        return self.block_until_ready()
+
+    # What it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the dimensions; waits if they depend on the data."""
+        if self._value is not None:
+            return self._value.shape
+        return self._wait().shape if self._type is None else self._type[0]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The element type."""
+        if self._value is not None:
+            return self._value.dtype
+        return self._wait().dtype if self._type is None else self._type[1]
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * self.itemsize
+
+    @property
+    def T(self) -> Array:
+        """The transposed array."""
+        return Array(self._wait().T)
+
+    # Its values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The values as a read-only NumPy array, or as a new array of another dtype or with ``copy=True``."""
+        value = self._wait()
+        if copy:
+            return np.array(value, dtype=dtype, copy=True)
+        if dtype is None or dtype == value.dtype:
+            return value
+        if copy is False:
+            raise ValueError(f"an array of {value.dtype} cannot be one of {dtype} without a copy")
+        return value.astype(dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if any(isinstance(x, Array) for x in kwargs.get("out", ())):
+            raise TypeError("a pjit.Array is immutable: it cannot be `out`")
+        values = [x._wait() if isinstance(x, Array) else x for x in inputs]
+        result = getattr(ufunc, method)(*values, **kwargs)
+        if "out" in kwargs or result is NotImplemented or result is None:
+            return result
+        return tuple(map(Array, result)) if isinstance(result, tuple) else Array(result)
+
+    def astype(self, dtype: Any) -> Array:
+        """The array with another element type; waits."""
+        return Array(self._wait().astype(dtype))
+
+    def reshape(self, *shape: Any) -> Array:
+        """The array with another shape; waits."""
+        return Array(self._wait().reshape(*shape))
+
+    def item(self, *index: Any) -> Any:
+        """One element as a Python number; waits."""
+        return self._wait().item(*index)
+
+    def tolist(self) -> Any:
+        """The values as nested lists; waits."""
+        return self._wait().tolist()
+
+    def __getitem__(self, key: Any) -> Array:
+        key = tuple(map(_index, key)) if isinstance(key, tuple) else _index(key)
+        return Array(self._wait()[key])
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of an array without dimensions")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Array]:
+        return map(Array, self._wait())
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self._wait()
+
+    def __float__(self) -> float:
+        return float(self._wait())
+
+    def __int__(self) -> int:
+        return int(self._wait())
+
+    def __complex__(self) -> complex:
+        return complex(self._wait())
+
+    def __bool__(self) -> bool:
+        return bool(self._wait())
+
+    def __index__(self) -> int:
+        return self._wait().__index__()
+
+    def __format__(self, spec: str) -> str:
+        return format(self._wait()[()], spec) if spec else str(self)
+
+    def __repr__(self) -> str:
+        return f"pjit.{np.array_repr(self._wait()).replace('array', 'Array', 1)}"
+
+    def __str__(self) -> str:
+        return str(self._wait())
+
+    # Exchange
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: Any = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """The values as a DLPack capsule; waits.
+
+        A consumer that knows DLPack 1.0 gets the memory itself, marked read-only; an older one, which knows no read-only
+        memory, gets a copy.
+        """
+        value = self._wait()
+        if max_version is None or max_version[0] < 1:
+            if copy is False:
+                raise BufferError("read-only memory needs a consumer of DLPack 1.0 or newer")
+            value = value.copy()
+        options = {"max_version": max_version, "dl_device": dl_device, "copy": copy}
+        return value.__dlpack__(stream=stream, **{k: v for k, v in options.items() if v is not None})
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The CPU."""
+        return (1, 0)
+
+    def __reduce__(self) -> Any:
+        return Array, (np.array(self._wait()),)
+
+
+def _index(key: Any) -> Any:
+    return key._wait() if isinstance(key, Array) else key

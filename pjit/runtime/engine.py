@@ -1,0 +1,274 @@
+"""Runs calls without blocking the interpreter: a queue of native programs and a queue of work for the host.
+
+Native programs go to a pool of worker threads, which runs them one after another. What needs Python between native
+programs (operations without a lowering, calls that wait for such results) goes to one dispatcher thread per engine, in
+order. A call keeps what it uses alive until it has ended; it is looked after when its result is waited for, and when
+the next call begins.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from pjit.backends.base import backend
+from pjit.errors import ExecutionError, PjitError
+
+CAPACITY = 256  # calls of the dispatcher that may be outstanding
+
+
+class Pool(Protocol):
+    """Worker threads that run native programs, one program after another."""
+
+    n_threads: int
+
+    def submit(self, entry: int, ctx: int) -> int:
+        """Queues ``entry(ctx, thread, n_threads)`` on all workers; returns a ticket."""
+
+    def done(self, ticket: int) -> bool:
+        """Whether all workers have left the program."""
+
+    def wait(self, ticket: int) -> None:
+        """Returns when the program is done; RuntimeError when a fork lost it."""
+
+
+class NativeWork:
+    """A call that is one native program in the queue of an engine.
+
+    Args:
+        engine: The engine that runs it.
+        finish: Called once when the program is done; returns its error or None.
+        keep: What has to stay alive until then.
+    """
+
+    __slots__ = ("_engine", "_finish", "_keep", "error", "finished", "ticket")
+
+    def __init__(
+        self, engine: Engine, finish: Callable[[], PjitError | None], keep: tuple[Any, ...]
+    ) -> None:
+        self._engine, self._finish, self._keep = engine, finish, keep
+        self.ticket, self.finished = 0, False
+        self.error: PjitError | None = None
+
+    def ready(self) -> bool:
+        """Whether the call has ended."""
+        return self.finished or self._engine.pool.done(self.ticket)
+
+    def wait(self) -> None:
+        """Returns when the call has ended; raises its error."""
+        if not self.finished:
+            self._engine.settle(self)
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+
+    def output(self, index: int) -> np.ndarray:
+        """Never asked for: the arrays of the results exist before the call ends."""
+        raise AssertionError("the results of a native program are known before it runs")
+
+    def end(self, error: PjitError | None = None) -> None:
+        """Marks the call as ended; only the engine calls it, once."""
+        self.error = self._finish() if error is None else error
+        self.finished = True
+        del self._finish, self._keep
+
+
+class HostWork:
+    """A call that the dispatcher runs."""
+
+    __slots__ = ("__weakref__", "_event", "_outputs", "error")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._outputs: Sequence[np.ndarray] = ()
+        self.error: PjitError | None = None
+
+    def ready(self) -> bool:
+        """Whether the call has ended."""
+        return self._event.is_set()
+
+    def wait(self) -> None:
+        """Returns when the call has ended; raises its error."""
+        self._event.wait()
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+
+    def output(self, index: int) -> np.ndarray:
+        """A result; the call has ended without error."""
+        return self._outputs[index]
+
+    def run(self, task: Callable[[], Sequence[np.ndarray]]) -> None:
+        """Runs the call; every error becomes that of the call."""
+        try:
+            self._outputs = task()
+        except PjitError as e:
+            self.error = e
+        except BaseException as e:
+            self.error = ExecutionError("a call failed", got=f"{type(e).__name__}: {e}")
+            self.error.__cause__ = e
+        self._event.set()
+
+    def lose(self, error: PjitError) -> None:
+        """Ends a call that no thread of this process runs any more."""
+        self.error = error
+        self._event = threading.Event()
+        self._event.set()
+
+
+class _Dispatcher:
+    """One daemon thread that runs calls in order; it starts with the first one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._room = threading.BoundedSemaphore(CAPACITY)
+        self._thread: threading.Thread | None = None
+        self.works: weakref.WeakSet[HostWork] = weakref.WeakSet()
+
+    def submit(self, work: HostWork, task: Callable[[], Sequence[np.ndarray]]) -> None:
+        """Queues a call; waits only while ``CAPACITY`` calls are outstanding."""
+        self._room.acquire()
+        self.works.add(work)
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._loop, name="pjit-dispatcher", daemon=True
+                )
+                self._thread.start()
+        self._queue.put((work, task))
+
+    def _loop(self) -> None:
+        while True:
+            work, task = self._queue.get()
+            work.run(task)
+            del work, task  # nothing stays alive while the thread waits
+            self._room.release()
+
+
+class Engine:
+    """Runs the calls of all programs of one back end and one number of threads.
+
+    Args:
+        pool: The worker threads.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        # Reentrant: a finalizer or a signal handler may wait for a call inside of it.
+        self.lock = threading.RLock()
+        self._last = 0
+        self._running: deque[NativeWork] = deque()  # in the order of their tickets
+        self._dispatcher = _Dispatcher()
+        _engines.add(self)
+
+    @property
+    def threads(self) -> int:
+        """The number of worker threads."""
+        return self.pool.n_threads
+
+    def submit(self, work: NativeWork, entry: int, ctx: int) -> None:
+        """Queues a native program and returns at once, unless the queue of the pool is full."""
+        with self.lock:
+            self._reap()
+            work.ticket = self._last = self.pool.submit(entry, ctx)
+            self._running.append(work)
+
+    def dispatch(self, work: HostWork, task: Callable[[], Sequence[np.ndarray]]) -> None:
+        """Queues a call for the dispatcher."""
+        self._dispatcher.submit(work, task)
+
+    def run(self, entry: int, ctx: int) -> None:
+        """Runs a native program and waits for it."""
+        with self.lock:
+            self._last = ticket = self.pool.submit(entry, ctx)
+        self._await(ticket)
+
+    def idle(self) -> bool:
+        """Whether no native program is running or queued; ask with the lock held."""
+        return self.pool.done(self._last)
+
+    def settle(self, work: NativeWork) -> None:
+        """Waits for a call, and ends it and those before it."""
+        try:
+            self._await(work.ticket)
+        except ExecutionError as e:
+            with self.lock:
+                if not work.finished:
+                    work.end(e)
+            return
+        with self.lock:
+            self._reap()
+
+    def drain(self) -> None:
+        """Waits for every native program that was submitted so far."""
+        with self.lock:
+            works = list(self._running)
+        if works:
+            self.settle(works[-1])
+
+    def _await(self, ticket: int) -> None:
+        try:
+            self.pool.wait(ticket)
+        except RuntimeError as e:
+            raise _lost() from e
+
+    def _reap(self) -> None:
+        """Ends the calls whose programs are done; with the lock held."""
+        running, done = self._running, self.pool.done
+        while running and done(running[0].ticket):
+            running.popleft().end()
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the threads are gone, and so is what they had not finished."""
+        self.lock = threading.RLock()
+        self._reap()
+        for work in self._running:
+            work.end(_lost())
+        self._running.clear()
+        lost = [w for w in self._dispatcher.works if not w.ready()]
+        self._dispatcher = _Dispatcher()
+        for host in lost:
+            host.lose(_lost())
+
+
+def _lost() -> ExecutionError:
+    return ExecutionError(
+        "the call was made before os.fork() and had not ended: it runs in the parent process",
+        got=f"a wait in process {os.getpid()}",
+        remedy="wait for results before the fork, or call again in the child",
+    )
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_by_key: dict[tuple[str, int], Engine] = {}
+_key_lock = threading.Lock()
+
+
+def engine(target: str, threads: int) -> Engine:
+    """The engine of this process for a back end and a number of threads.
+
+    Raises:
+        PjitError: No back end is called ``target``.
+    """
+    with _key_lock:
+        found = _by_key.get((target, threads))
+        if found is None:
+            found = _by_key[target, threads] = Engine(backend(target).Pool(threads))
+        return found
+
+
+def _after_fork_in_child() -> None:
+    global _key_lock
+    _key_lock = threading.Lock()
+    for e in list(_engines):
+        e.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

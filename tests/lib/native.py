@@ -1,0 +1,85 @@
+"""Runs modules at program level natively, on one thread of the caller or several of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from pjit.backends.llvm.build import ERROR_WORD, FIRST_SIZE, build
+from pjit.backends.llvm.module import load_object
+from pjit.backends.llvm.target import LlvmMachine
+from pjit.ir import expr
+from pjit.ir.core import Module
+from pjit.ir.program import Segment, view
+from pjit.ir.types import TensorType
+
+ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+class NativeProgram:
+    """A program of native segments; calling it runs them."""
+
+    def __init__(self, module: Module, machine: LlvmMachine) -> None:
+        self.module, self.view = module, view(module)
+        segments = [s for s in self.view.steps if isinstance(s, Segment)]
+        assert len(segments) == len(self.view.steps), "no host operations here"
+        names = tuple(s.entry for s in segments)
+        self.code = load_object(build(module, self.view, machine), names)
+        self.entries = [ENTRY(self.code.address(n)) for n in names]
+
+    def __call__(self, *arrays: np.ndarray, threads: int = 1) -> list[np.ndarray]:
+        v = self.view
+        symbols: dict[str, int] = {}
+        for (_, t), a in zip(v.inputs, arrays, strict=True):
+            for d, s in zip(t.shape, a.shape, strict=True):
+                if isinstance(d, expr.Expr):
+                    symbols[str(d)] = s
+        inputs = [n for n, _ in v.inputs]
+
+        def shape(t: TensorType) -> tuple[int, ...]:
+            return tuple(int(expr.substitute(d, symbols)) for d in t.shape)
+
+        memory = []
+        for s in v.slots:
+            if s.kind == "constant":
+                source = self.module.constants[s.name]
+            elif s.kind == "input":
+                source = arrays[inputs.index(s.name)]
+            else:
+                source = np.full(shape(s.type), 77, s.type.dtype.numpy)
+            memory.append(aligned_copy(source))
+        ctx = np.zeros(FIRST_SIZE + len(v.sizes) + len(memory), np.int64)
+        for i, d in enumerate(v.sizes):
+            ctx[FIRST_SIZE + i] = expr.substitute(d, symbols)
+        for i, m in enumerate(memory):
+            ctx[FIRST_SIZE + len(v.sizes) + i] = m.ctypes.data
+        for entry in self.entries:
+            ctx[0] = 0
+            others = [
+                threading.Thread(target=entry, args=(ctx.ctypes.data, t, threads))
+                for t in range(1, threads)
+            ]
+            for other in others:
+                other.start()
+            entry(ctx.ctypes.data, 0, threads)
+            for other in others:
+                other.join()
+        assert ctx[ERROR_WORD] == 0, f"the program failed with code {ctx[ERROR_WORD]}"
+        return [memory[s].reshape(shape(t)) for _, s, t in v.results]
+
+
+def aligned_copy(a: np.ndarray) -> np.ndarray:
+    """A copy at a 64-byte boundary."""
+    raw = np.empty(a.nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    out = raw[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
+    out[...] = a
+    return out
+
+
+def same_bits(xs: Sequence[np.ndarray], ys: Sequence[np.ndarray]) -> bool:
+    """Whether two results are equal bit for bit."""
+    return all(x.tobytes() == y.tobytes() for x, y in zip(xs, ys, strict=True))

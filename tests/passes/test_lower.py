@@ -1,0 +1,133 @@
+"""Groups and the kernels made of them, checked against the graph interpreter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphs import close, graph, lower, run_kernels, types_of
+
+from pjit.ir import expr, ops
+from pjit.ir.interp import interpret
+from pjit.ir.types import f32, tensor
+from pjit.ir.verify import verify
+
+rng = np.random.default_rng(0)
+
+
+def random(*shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def check(build, arrays, kernels: int, types=None) -> list[str]:
+    """Lowers, compares with the interpreter, and returns the kinds of the launches."""
+    types = types or types_of(arrays)
+    want = interpret(graph(build, types), *arrays)
+    module = lower(graph(build, types))
+    verify(module)
+    for got, expected in zip(run_kernels(module, *arrays), want, strict=True):
+        assert close(got, expected, 3e-6)
+    launches = [o for o in module.main.body.ops if isinstance(o, ops.Launch)]
+    assert len(launches) == kernels, [o.kernel for o in launches]
+    return [dict(o.schedule)["kind"] for o in launches]
+
+
+def softmax(b, x, axis):
+    e = b(ops.Exp, b(ops.Sub, x, b(ops.ReduceMax, x, axes=(axis,), keepdims=True)))
+    return b(ops.Div, e, b(ops.ReduceSum, e, axes=(axis,), keepdims=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 10), (1, 1), (2, 3, 33), (5, 17)])
+def test_softmax_is_one_row_kernel(shape):
+    kinds = check(lambda b, x: softmax(b, x, len(shape) - 1), [random(*shape)], 1)
+    assert kinds == ["row"]
+
+
+def test_softmax_with_a_free_batch():
+    n = expr.sym("N")
+    x = random(4, 9)
+    assert check(lambda b, x: softmax(b, x, 1), [x], 1, [tensor(f32, n, 9)]) == ["row"]
+
+
+def test_layer_norm_spelled_out_is_one_row_kernel():
+    def build(b, x, scale, bias):
+        n, eps = b.constant(np.float32(16)), b.constant(np.float32(1e-5))
+        mean = b(ops.Div, b(ops.ReduceSum, x, axes=(1,), keepdims=True), n)
+        centred = b(ops.Sub, x, mean)
+        square = b(ops.ReduceSum, b(ops.Mul, centred, centred), axes=(1,), keepdims=True)
+        deviation = b(ops.Sqrt, b(ops.Add, b(ops.Div, square, n), eps))
+        return b(ops.Add, b(ops.Mul, b(ops.Div, centred, deviation), scale), bias)
+
+    assert check(build, [random(4, 16), random(16), random(16)], 1) == ["row"]
+
+
+def test_convolution_takes_its_epilogue_and_the_move_to_memory():
+    def build(b, x, w):
+        geometry = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}
+        wp = b(ops.PackWeights, w, nr=8)
+        y = b(ops.ConvPacked, x, wp, kernel=(3, 3), out_channels=8, **geometry)
+        silu = b(ops.Mul, y, b(ops.Sigmoid, y))
+        return b(ops.Transpose, silu, perm=(0, 3, 1, 2))
+
+    kinds = check(build, [random(1, 6, 7, 5), random(8, 5, 3, 3)], 2)
+    assert kinds == ["loop", "tile"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_windows_at_every_border(size, stride):
+    def build(b, x, w):
+        geometry = {"strides": (stride,) * 2, "pads": (1, 1, 1, 1), "dilations": (1, 1)}
+        return b(ops.Relu, b(ops.Depthwise, x, w, **geometry))
+
+    assert check(build, [random(2, 4, size, 5), random(3, 3, 5)], 1) == ["loop"]
+
+
+def test_attention_reads_queries_in_place():
+    def build(b, qkv):
+        t = b(ops.Transpose, qkv, perm=(2, 0, 3, 1, 4))
+
+        def part(i):
+            one = b(ops.Slice, t, starts=(i, 0, 0, 0, 0), sizes=(1, 1, 2, 4, 8), steps=(1,) * 5)
+            return b(ops.Reshape, one, shape=(1, 2, 4, 8))
+
+        q, k, v = part(0), part(1), part(2)
+        kp = b(ops.Pack, b(ops.Transpose, k, perm=(0, 1, 3, 2)), nr=16)
+        scores = b(ops.Mul, b(ops.MatmulPacked, q, kp, cols=4), b.constant(np.float32(0.3)))
+        out = b(ops.MatmulPacked, softmax(b, scores, 3), b(ops.Pack, v, nr=16), cols=8)
+        return b(ops.Reshape, b(ops.Transpose, out, perm=(0, 2, 1, 3)), shape=(1, 4, 16))
+
+    # pack K, scores, softmax, pack V, product
+    assert check(build, [random(1, 4, 3, 2, 8)], 5) == ["loop", "tile", "row", "loop", "tile"]
+
+
+def test_concat_of_expressions_is_one_kernel():
+    def build(b, x, y):
+        return b(ops.Concat, b(ops.Relu, x), y, axis=1)
+
+    assert check(build, [random(4, 16), random(4, 3)], 1) == ["loop"]
+
+
+def test_a_costly_value_is_not_recomputed_for_a_broadcast():
+    def build(b, x, y):
+        return b(ops.Add, b(ops.Exp, x), y)
+
+    assert len(check(build, [random(1, 5), random(6, 5)], 2)) == 2
+
+
+def test_equal_groups_share_a_kernel():
+    def build(b, x):
+        w = b.constant(random(1, 8, 16))
+        for _ in range(3):
+            x = b(
+                ops.Relu,
+                b(
+                    ops.MatmulPacked,
+                    b(ops.Slice, x, starts=(0, 0), sizes=(4, 8), steps=(1, 1)),
+                    w,
+                    cols=16,
+                ),
+            )
+        return x
+
+    module = lower(graph(build, types_of([random(4, 16)])))
+    assert len([f for f in module.functions.values() if f.level == "kernel"]) == 1
