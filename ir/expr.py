@@ -135,7 +135,8 @@ class Expr:
         if self._text is None:
             out = ""
             for monomial, c in self.terms:
-                body = "*".join(_factor(a) for a in monomial)
+                alone = len(self.terms) == len(monomial) == c == 1
+                body = "*".join(str(a) if alone else _factor(a) for a in monomial)
                 if not monomial:
                     piece = str(abs(c))
                 elif abs(c) == 1:

@@ -706,13 +706,32 @@ class Puller(Protocol):
 def kernel_function(
     name: str, buffers: Sequence[tuple[str, BufferType]], outputs: int, **attrs: Any
 ) -> Function:
-    """An empty kernel; the last ``outputs`` buffers are the ones it writes."""
+    """An empty kernel; the last ``outputs`` buffers are the ones it writes.
+
+    Whoever fills it with code that uses sizes which no buffer has sets ``symbols`` anew.
+    """
     block = Block([t for _, t in buffers], [n for n, _ in buffers])
+    function = Function(name, block, "kernel", {"symbols": (), "outputs": outputs, **attrs})
+    function.attrs["symbols"] = kernel_symbols(function)
+    return function
+
+
+def kernel_symbols(function: Function) -> tuple[str, ...]:
+    """The sizes that a kernel's buffers and index expressions are made of, in order of appearance."""
     names: dict[str, None] = {}
-    for _, t in buffers:
-        for d in t.shape:
-            names.update(dict.fromkeys(sorted(expr.symbols(d))))
-    return Function(name, block, "kernel", {"symbols": tuple(names), "outputs": outputs, **attrs})
+
+    def collect(x: Any) -> None:
+        if isinstance(x, Expr):
+            names.update(dict.fromkeys(sorted(s for s in expr.symbols(x) if s[0] != "#")))
+        elif isinstance(x, tuple):
+            for part in x:
+                collect(part)
+
+    for arg in function.args:
+        collect(arg.shape)
+    for op in function.walk():
+        collect(tuple(op.attrs.values()))
+    return tuple(names)
 
 
 def kernels(module: Module) -> list[Function]:

@@ -84,13 +84,15 @@ class _Parser:
     def line(self, at: int) -> int:
         return bisect_right(self.starts, at) - 1
 
-    def fail(self, what: str, *, at: int | None = None, **more: Any) -> NoReturn:
+    def fail(
+        self, what: str, *, at: int | None = None, cause: Exception | None = None, **more: Any
+    ) -> NoReturn:
         """Raises a ParseError at a position (by default the present one)."""
         at = min(self.pos if at is None else at, len(self.text))
         line = self.line(at)
         where = f"{self.name}:{line + 1}:{at - self.starts[line] + 1}"
         more.setdefault("got", self.source[line].strip() or "an empty line")
-        raise ParseError(what, where=where, **more)
+        raise ParseError(what, where=where, **more) from cause
 
     def space(self) -> None:
         match = _SPACE.match(self.text, self.pos)
@@ -301,7 +303,8 @@ class _Parser:
             got = e.got if e.got is not None else ", ".join(str(v.type) for v in operands)
             self.fail(f"{cls.op_name}: {e.what}", at=at, expected=e.expected, got=got)
         except (TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError) as e:
-            self.fail(f"{cls.op_name}: its attributes or operands cannot be right ({e!r})", at=at)
+            what = f"{cls.op_name}: its attributes or operands cannot be right ({e!r})"
+            self.fail(what, at=at, cause=e)
         if inferred is not None:
             same = len(inferred) == len(types) and all(map(agree, types, inferred))
             if not same:

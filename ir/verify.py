@@ -184,7 +184,13 @@ class _Verifier:
         self.ops: set[Op] = set()
 
     def fail(
-        self, op: Op | None, what: str, *, expected: object = None, got: object = None
+        self,
+        op: Op | None,
+        what: str,
+        *,
+        expected: object = None,
+        got: object = None,
+        cause: Exception | None = None,
     ) -> NoReturn:
         """Raises the error of an operation, or of the function."""
         name = f"@{self.function.name}" if op is None else op.op_name
@@ -196,7 +202,7 @@ class _Verifier:
         first = max(at - CONTEXT, 0)
         rows = enumerate(printer.lines[first : at + CONTEXT + 1], first)
         error.add_note("\n".join(f"{'>' if i == at else ' '} {line}" for i, line in rows))
-        raise error
+        raise error from cause
 
     def function_(self) -> None:
         f = self.function
@@ -310,7 +316,7 @@ class _Verifier:
             got = e.got if e.got is not None else ", ".join(map(str, _types(op.operands)))
             self.fail(op, e.what, expected=e.expected, got=got)
         except (TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError) as e:
-            self.fail(op, f"its attributes or operands cannot be right ({e!r})")
+            self.fail(op, f"its attributes or operands cannot be right ({e!r})", cause=e)
         if inferred is not None:
             self.check_agree(
                 op, "the results have the inferred types", _types(op.results), list(inferred)
@@ -475,7 +481,7 @@ def _symbols_in(value: Any) -> set[str]:
 # Levels
 
 _CONTROL = {"if", "while", "scan"}
-_SMALL = {"const", "sizes", "return", "yield", "fused", *_CONTROL}
+_SMALL = {"const", "sizes", "reshape", "return", "yield", "fused", *_CONTROL}
 
 
 def _graph(cls: type[OpDef]) -> bool:
@@ -493,7 +499,7 @@ def _inside_fused(cls: type[OpDef]) -> bool:
 LEVELS: dict[str, Level] = {
     "graph": Level("Operators on tensors; no `fused`.", (TensorType,), _graph),
     "fused": Level(
-        "Kernels to be: `fused` groups, constants, sizes, host operators and control flow.",
+        "Kernels to be: `fused` groups; constants, sizes, reshapes, host operators, control flow.",
         (TensorType,),
         _fused,
         _inside_fused,

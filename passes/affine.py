@@ -1,7 +1,9 @@
-"""Scales and shifts by constants: chains become one multiplication and one addition, and the multiplication goes into the weight.
+"""Scales and shifts by constants: chains become one multiplication and one addition, and the
+multiplication goes into the weight.
 
-Batch normalisation after a convolution or a matrix product disappears this way. The rules reassociate, so results differ
-from the unfolded ones by rounding; weights are multiplied in their own dtype, which rounds each of them once.
+Batch normalisation after a convolution or a matrix product disappears this way. The rules
+reassociate, so results differ from the unfolded ones by rounding; weights are multiplied in their
+own dtype, which rounds each of them once.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def scaled_weight(linear: Op, weight: np.ndarray, factor: np.ndarray) -> np.ndar
 
 
 def channel_factor(linear: Op, factor: np.ndarray) -> np.ndarray | None:
-    """A factor of the result as a vector over its channels, or None when it varies along another dimension."""
+    """A factor of the result as a vector over its channels; None when other dimensions vary."""
     rank, axis = len(linear.type.shape), channel_axis(linear)
     if factor.size == 1:
         return factor.reshape(1)
@@ -49,10 +51,6 @@ def channel_factor(linear: Op, factor: np.ndarray) -> np.ndarray | None:
         return None
     shape = (1,) * (rank - factor.ndim) + factor.shape
     return factor.reshape(-1) if factor.size == shape[axis] else None
-
-
-def _is_float(m: Match) -> bool | str:
-    return m.x.dtype.is_float or "not a float"
 
 
 def _scales_weight(m: Match) -> bool | str:
@@ -84,7 +82,9 @@ def absorbs(value: Value) -> bool:
         return is_constant(source.operands[1])
     if isinstance(source, Mul):
         return is_constant(source.operands[1])
-    return isinstance(source, Add) and is_constant(source.operands[1]) and absorbs(source.operands[0])
+    return (
+        isinstance(source, Add) and is_constant(source.operands[1]) and absorbs(source.operands[0])
+    )
 
 
 def _joins(m: Match) -> bool | str:
@@ -163,12 +163,6 @@ TABLE = RuleTable(
             when=_moves_inside,
         ),
         rule(
-            "sub-to-add",
-            op(Sub, p.x, const("c")),
-            lambda b, m: b(Add, m.x, constant_like(b, -m.array(m.c), m.c)),
-            when=_is_float,
-        ),
-        rule(
             "div-inside",
             op(Div, p.x, const("c")),
             lambda b, m: b(Mul, m.x, constant_like(b, 1 / m.array(m.c).astype(np.float64), m.c)),
@@ -187,7 +181,7 @@ TABLE = RuleTable(
 
 @dataclass(frozen=True)
 class Affine(Pass):
-    """Joins constant factors and terms and moves factors into the weights of convolutions and matrix products."""
+    """Joins constant factors and terms, and moves factors into the weights before them."""
 
     name: ClassVar[str] = "affine"
     requires: ClassVar[tuple[str, ...]] = ("graph",)

@@ -1,4 +1,4 @@
-"""Canonicalization: one form for what can be written in several ways, and nothing that does nothing."""
+"""Canonicalization: one form for what has several, and nothing that does nothing."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pjit.ir.target import Machine
 
 
 class RuleEvent(NamedTuple):
-    """A rule whose pattern matched; ``reason`` says why it was not applied, and is empty when it was."""
+    """A rule whose pattern matched; ``reason`` says why it was not applied, or is empty."""
 
     rule: str
     loc: Loc

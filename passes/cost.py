@@ -11,15 +11,16 @@ FEW_ROWS = 4  # below so many rows, packing an operand costs as much as the prod
 
 
 def tile_rows(vectors: int, machine: Machine) -> int:
-    """Rows of a register tile: what is left after one row of the packed operand and one broadcast element."""
+    """Rows of a register tile that leaves room for a row of B and one element of A."""
     return max(1, (machine.vector_registers - vectors - 1) // vectors)
 
 
 def tile_columns(cols: Dim, depth: Dim, machine: Machine, bits: int = 32) -> int:
     """The width, in elements, of the column blocks that a packed operand is stored in.
 
-    The width is 1 to 4 vectors: the fewest padded columns, then the most multiplications per element loaded,
-    ``rows*vectors/(rows + vectors)`` for a tile of rows by vectors. A symbolic number of columns has no padding to compare.
+    The width is 1 to 4 vectors: the fewest padded columns, then the most multiplications per
+    element loaded, ``rows*vectors/(rows + vectors)`` for a tile of rows by vectors. A symbolic
+    number of columns has no padding to compare.
 
     Args:
         cols: Columns of the product.
@@ -38,7 +39,7 @@ def tile_columns(cols: Dim, depth: Dim, machine: Machine, bits: int = 32) -> int
 
 
 def worth_packing(rows: Dim, cols: Dim, constant: bool) -> bool:
-    """Whether a matrix product should pack its right operand, given its sizes and whether that operand is a constant."""
+    """Whether a matrix product of these sizes should pack its right operand."""
     if cols == 1:
         return False
     return constant or not isinstance(rows, int) or rows >= FEW_ROWS

@@ -15,10 +15,11 @@ COMPARED_BYTES = 1 << 16  # larger constants are equal when they are one array
 
 @dataclass(frozen=True)
 class Cse(Pass):
-    """Merges operations with equal operators, operands, attributes and types; constants by their content.
+    """Merges operations with equal operators, operands, attributes and types; constants by their
+    content.
 
-    An operation in a region is merged with one before it in the same block or an enclosing one. Operations with
-    regions or effects are not merged.
+    An operation in a region is merged with one before it in the same block or an enclosing one.
+    Operations with regions or effects are not merged.
     """
 
     name: ClassVar[str] = "cse"
@@ -26,10 +27,13 @@ class Cse(Pass):
 
     def run(self, module: Module, context: Context) -> bool:
         """Merges in one walk, since operands come first."""
-        changed = False
-        for f in module.functions.values():
-            changed |= _merge(f.body, {}, module)
+        changed = merge_equal(module)
         return (prune_constants(module) if changed else False) or changed
+
+
+def merge_equal(module: Module) -> bool:
+    """Merges equal operations of all functions; returns whether there were any."""
+    return any([_merge(f.body, {}, module) for f in module.functions.values()])
 
 
 def _merge(block: Block, outer: dict[tuple, Op], module: Module) -> bool:

@@ -27,8 +27,9 @@ PACKING = (Pack, PackWeights)  # folded whatever the padding costs: the kernels 
 class Fold(Pass):
     """Replaces operations whose operands are all constants by their results.
 
-    A large result that is much larger than its operands (a broadcast, a range) is left to be computed when needed. An
-    operation whose reference raises is left too: whether it is ever run is not known here.
+    A large result that is much larger than its operands (a broadcast, a range) is left to be
+    computed when needed. An operation whose reference raises is left too: whether it is ever run is
+    not known here.
     """
 
     name: ClassVar[str] = "fold"

@@ -156,7 +156,11 @@ class _Grouping:
         """The views through which the contraction can read its first operand."""
         views: list[Op] = []
         value = anchor.operands[0]
-        while isinstance(value.op, VIEWS) and len(value.op.result.uses) == 1:
+        while (
+            isinstance(value.op, VIEWS)
+            and len(value.op.result.uses) == 1
+            and value.op not in self.group_of
+        ):
             views.insert(0, value.op)
             value = value.op.operands[0]
         while views and not reads_affine(anchor, views):

@@ -1,8 +1,10 @@
-"""Layouts: convolutions on channels-last activations, packed weights, and as few transpositions as possible.
+"""Layouts: convolutions on channels-last activations, packed weights, and as few transpositions as
+possible.
 
-The order: each convolution is written as ``transpose(conv_packed(transpose(x), pack(w)))``, and in the same walk, from the
-inputs to the results, transpositions sink (``transposes``) until they meet the next convolution and cancel. Then those
-that are left are pulled up where that leaves less to transpose. Last, matrix products pack their right operands.
+The order: each convolution is written as ``transpose(conv_packed(transpose(x), pack(w)))``, and in
+the same walk, from the inputs to the results, transpositions sink (``transposes``) until they meet
+the next convolution and cancel. Then those that are left are pulled up where that leaves less to
+transpose. Last, matrix products pack their right operands.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from pjit.ir.ops.nn import MERGED_DEPTH
 from pjit.ir.types import f32
 from pjit.passes.context import Context, Pass
 from pjit.passes.cost import tile_columns, worth_packing
+from pjit.passes.cse import merge_equal
 from pjit.passes.pattern import is_constant
 from pjit.passes.rewrite import rewrite
 from pjit.passes.routes import to_first, to_last
@@ -53,6 +56,7 @@ class Layout(Pass):
     def run(self, module: Module, context: Context) -> bool:
         """Chooses, sinks, pulls, packs."""
         changed = rewrite(module, lambda op, b: self._choose(op, b, context), "layout")
+        changed |= merge_equal(module)
         changed |= rewrite(module, pull, "layout")
         changed |= rewrite(module, lambda op, b: self._pack(op, b, context), "layout")
         return changed
@@ -80,7 +84,7 @@ class Layout(Pass):
 
 
 def convertible(op: Conv) -> bool:
-    """Whether a convolution of floats has the static channels and kernel that a packed weight needs."""
+    """Whether a convolution has floats, and the static channels and kernel to pack."""
     static = all(isinstance(d, int) and d > 0 for d in op.w.shape)
     return op.x.dtype.is_float and static and isinstance(op.x.shape[1], int)
 
@@ -103,8 +107,8 @@ def narrow(b: Builder, x: Value, like: Value) -> Value:
 def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
     """A convolution on channels-last activations with a packed weight.
 
-    With few input channels the padding becomes an operation of its own, so that the kernel reads a row of the window as
-    one contiguous piece.
+    With few input channels the padding becomes an operation of its own, so that the kernel reads a
+    row of the window as one contiguous piece.
     """
     rank = op.x.tensor.rank
     x = wide(b, permuted(b, op.x, to_last(rank)))
@@ -130,7 +134,7 @@ def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
 
 
 def depthwise(op: Conv, b: Builder) -> Value:
-    """A convolution of each channel by itself; with several filters a channel, the channels are repeated first."""
+    """Each channel by itself; with several filters a channel, channels are repeated."""
     rank = op.x.tensor.rank
     x = permuted(b, op.x, to_last(rank))
     filters = op.w.shape[0] // op.groups

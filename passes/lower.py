@@ -11,7 +11,13 @@ import numpy as np
 from pjit.ir import expr
 from pjit.ir.core import Block, Function, Module, Op, Value
 from pjit.ir.expr import Dim
-from pjit.ir.loops import ScalarBuilder, index_checks, kernel_function, kernels
+from pjit.ir.loops import (
+    ScalarBuilder,
+    index_checks,
+    kernel_function,
+    kernel_symbols,
+    kernels,
+)
 from pjit.ir.opdef import OpDef
 from pjit.ir.ops.basic import Return
 from pjit.ir.ops.fused import Fused
@@ -83,6 +89,7 @@ class KernelBuild:
     def finish(self) -> Function:
         """Ends the kernel."""
         self.b.emit(Return, (), {})
+        self.function.attrs["symbols"] = kernel_symbols(self.function)
         return self.function
 
 

@@ -1,4 +1,4 @@
-"""Runs pipelines of passes: times and counts them, verifies and dumps what they leave, and says which one broke the IR."""
+"""Runs pipelines: times, verifies and dumps each pass, and says which one broke the IR."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def run_pipeline(
         One record a pass.
 
     Raises:
-        PassError: A pass failed, left the module broken, or (checked when ``context.verify``) says something wrong about
-            whether it changed the module. The error names a file with the IR before that pass.
+        PassError: A pass failed, left the module broken, or (checked when ``context.verify``) says
+            something wrong about whether it changed the module. The error names a file with the IR
+            before that pass.
     """
     if isinstance(passes, str):
         from pjit.passes.pipelines import PASSES
@@ -118,9 +119,11 @@ def _check_changed(said: bool, found: bool) -> None:
 def _failure(
     cause: Exception, start: Module, done: Sequence[Pass], step: Pass, context: Context
 ) -> PassError:
-    """The error that names the pass, the operation, its line, and a command that repeats the failure.
+    """The error that names the pass, the operation, its line, and a command that repeats the
+    failure.
 
-    Passes are deterministic, so the IR before the pass is what the passes before it make of the first module.
+    Passes are deterministic, so the IR before the pass is what the passes before it make of the
+    first module.
     """
     quiet = Context(context.machine)
     for earlier in done:
@@ -147,7 +150,8 @@ _STEP = re.compile(r"\s*([\w.-]+)\s*(?:\{([^{}]*)\})?\s*(?:,|$)")
 
 
 def parse_pipeline(text: str, registry: Mapping[str, type[Pass]]) -> list[Pass]:
-    """The passes that a text names: ``canonicalize,fuse{max_ops=8}``; the parts of a tuple are joined with ``+``.
+    """The passes that a text names: ``canonicalize,fuse{max_ops=8}``; the parts of a tuple are
+    joined with ``+``.
 
     Raises:
         PassError: The text is malformed, or names an unknown pass or option.
@@ -165,9 +169,7 @@ def parse_pipeline(text: str, registry: Mapping[str, type[Pass]]) -> list[Pass]:
         at = step.end()
         cls = registry.get(step[1])
         if cls is None:
-            raise PassError(
-                f"no pass is called {step[1]!r}", expected=", ".join(sorted(registry))
-            )
+            raise PassError(f"no pass is called {step[1]!r}", expected=", ".join(sorted(registry)))
         passes.append(cls(**_parse_options(cls, step[2] or "")))
     return passes
 

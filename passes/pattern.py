@@ -1,10 +1,11 @@
 """Rewrite rules as data: a pattern of operators, a condition, a result.
 
-``rule("relu-relu", op(Relu, op(Relu, p.x)), op(Relu, p.x))`` reads as an equation from left to right. Variables are
-``p.name``; ``const("c")`` is a variable that stands for a constant only; attributes are matched by value or captured by
-a variable (``op(Transpose, p.x, perm=p.a)``); ``op(Concat, ...)`` leaves the operands open. ``when`` is a predicate of
-the match that returns True, or the reason why the rule does not apply. A result that is more than a term is a function
-of a builder and the match.
+``rule("relu-relu", op(Relu, op(Relu, p.x)), op(Relu, p.x))`` reads as an equation from left to
+right. Variables are ``p.name``; ``const("c")`` is a variable that stands for a constant only;
+attributes are matched by value or captured by a variable (``op(Transpose, p.x, perm=p.a)``);
+``op(Concat, ...)`` leaves the operands open. ``when`` is a predicate of the match that returns
+True, or the reason why the rule does not apply. A result that is more than a term is a function of
+a builder and the match.
 
 The first rule of a table whose pattern matches and whose condition holds is applied.
 """
@@ -64,16 +65,17 @@ class Term:
 
 
 def op(classes: type[Op] | Sequence[type[Op]], *operands: Any, **attrs: Any) -> Term:
-    """A term of an operator, or of one of several; ``...`` in place of the operands leaves them open."""
+    """A term of one or several operators; ``...`` leaves the operands open."""
     found = (classes,) if isinstance(classes, type) else tuple(classes)
     return Term(found, None if operands == (...,) else operands, attrs)
 
 
 class Match:
-    """What the variables of a pattern stand for, as attributes; ``root`` is the matched operation."""
+    """What the variables of a pattern stand for, as attributes; ``root`` is the operation."""
 
     def __init__(self, root: Op, module: Module) -> None:
-        self.root, self.module = root, module
+        self.root: Any = root
+        self.module = module
         self.ops: list[Op] = []
         self.bound: dict[str, Any] = {}
 
@@ -88,7 +90,7 @@ class Match:
         return constant_array(value, self.module)
 
     def uniform(self, value: Value) -> Any:
-        """The element that a constant repeats, as a NumPy scalar; None when it has different ones."""
+        """The element that a constant repeats; None when it has different ones."""
         return uniform(value, self.module)
 
 
@@ -124,6 +126,11 @@ def uniform(value: Value, module: Module) -> Any:
 def single_use(value: Value) -> bool:
     """Whether exactly one operand is this value."""
     return len(value.uses) == 1
+
+
+def keeps_type(m: Match) -> bool | str:
+    """Whether the value x alone has the type of the matched operation."""
+    return m.x.type == m.root.result.type or "x has another type than the result"
 
 
 @dataclass(frozen=True)

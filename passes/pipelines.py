@@ -9,16 +9,20 @@ from pjit.passes.cse import Cse
 from pjit.passes.dce import Dce
 from pjit.passes.decompose import Decompose
 from pjit.passes.fold import Fold
+from pjit.passes.fuse import Fuse
 from pjit.passes.layout import Layout
+from pjit.passes.lower import Lower
+from pjit.passes.schedule import Schedule
 
 SIMPLIFY: list[Pass] = [
-    Canonicalize(),
     Fold(),
+    Canonicalize(),
     Decompose(skip=("nn.conv_transpose",)),
-    Canonicalize(),
     Fold(),
+    Canonicalize(),
     Affine(),
     Decompose(),
+    Fold(),
     Canonicalize(),
     Fold(),
     Cse(),
@@ -26,8 +30,9 @@ SIMPLIFY: list[Pass] = [
 ]
 LAYOUT: list[Pass] = [Layout(), Canonicalize(), Fold(), Cse(), Dce()]
 GRAPH: list[Pass] = [*SIMPLIFY, *LAYOUT]
+KERNEL: list[Pass] = [Fuse(), Schedule(), Lower()]
 
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
-    for cls in (Affine, Canonicalize, Cse, Dce, Decompose, Fold, Layout)
+    for cls in (Affine, Canonicalize, Cse, Dce, Decompose, Fold, Fuse, Layout, Lower, Schedule)
 }

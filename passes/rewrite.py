@@ -1,7 +1,9 @@
-"""Rewriting of blocks: visits each operation, replaces it by what the visitor builds, drops what becomes unused.
+"""Rewriting of blocks: visits each operation, replaces it by what the visitor builds, drops what
+becomes unused.
 
-A sweep goes through a block once, in order, and makes a new list of operations, so a replacement costs no search for
-its place. Built operations are visited too. Sweeps repeat until one changes nothing.
+A sweep goes through a block once, in order, and makes a new list of operations, so a replacement
+costs no search for its place. Built operations are visited too. Sweeps repeat until one changes
+nothing.
 """
 
 from __future__ import annotations
@@ -108,8 +110,8 @@ def rewrite(module: Module, visit: Visit, what: str) -> bool:
 
     Args:
         module: Changed in place.
-        visit: Called as ``visit(op, b)`` with a builder that inserts before ``op``; returns the values that replace the
-            results of ``op``, or None (having built nothing) to keep it.
+        visit: Called as ``visit(op, b)`` with a builder that inserts before ``op``; returns the
+            values that replace the results of ``op``, or None (having built nothing) to keep it.
         what: Names the rewriting in errors.
 
     Raises:

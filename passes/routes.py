@@ -1,7 +1,8 @@
 """How operators carry a permutation of dimensions from operands to results.
 
-``route(op, q)`` says what ``op`` becomes when its data operand x is replaced by ``transpose(x, q)``: its attributes, the
-permutations of all operands, and the permutation r such that the new result is ``transpose(old result, r)``.
+``route(op, q)`` says what ``op`` becomes when its data operand x is replaced by ``transpose(x,
+q)``: its attributes, the permutations of all operands, and the permutation r such that the new
+result is ``transpose(old result, r)``.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Route:
 
     Attributes:
         attrs: Its attributes.
-        operands: The permutation of each operand; None leaves it as it is. An operand of lower rank than its
-            permutation is thought to have leading dimensions of size 1.
+        operands: The permutation of each operand; None leaves it as it is. An operand of lower rank
+            than its permutation is thought to have leading dimensions of size 1.
         result: The permutation of the results.
     """
 
@@ -153,7 +154,7 @@ ANY_OPERAND = (Elementwise, Concat)  # their data operands are all alike
 
 
 def route(op: Op, q: Perm) -> Route | None:
-    """The operation on permuted operands, or None when the operator cannot carry the permutation."""
+    """The operation on permuted operands, or None when it cannot carry the permutation."""
     if isinstance(op, Elementwise):
         return _elementwise(op, q)
     make = _ROUTES.get(type(op))
@@ -186,10 +187,12 @@ def reshape_perm(source: Sequence[Dim], target: Sequence[Dim], q: Perm) -> Perm 
         q: A permutation of the source.
 
     Returns:
-        r such that ``transpose(reshape(x, target), r)`` is ``transpose(x, q)`` reshaped, or None when there is none.
+        r such that ``transpose(reshape(x, target), r)`` is ``transpose(x, q)`` reshaped, or None
+        when there is none.
 
-    Dimensions of size 1 are left aside. The others fall into groups: the source dimensions and the target
-    dimensions of a group have the same number of elements. The permutation has to keep each group in one piece.
+    Dimensions of size 1 are left aside. The others fall into groups: the source dimensions and the
+    target dimensions of a group have the same number of elements. The permutation has to keep each
+    group in one piece.
     """
     if any(d == 0 for d in (*source, *target)):
         return None
@@ -207,7 +210,7 @@ def reshape_perm(source: Sequence[Dim], target: Sequence[Dim], q: Perm) -> Perm 
 
 
 def _groups(a: list[Dim], b: list[Dim]) -> list[tuple[range, range]]:
-    """Splits two lists of dimensions with one product into the shortest parts with equal products."""
+    """Splits lists of dimensions with one product into the shortest parts with equal ones."""
     groups: list[tuple[range, range]] = []
     i = j = 0
     while i < len(a) and j < len(b):

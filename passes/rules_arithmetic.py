@@ -1,6 +1,7 @@
 """Simplifications of elementwise arithmetic.
 
-All but ``pow-half`` (for -0.0 and -inf) and ``pow-three`` (whose result is rounded twice) give the same bits as before.
+All but ``pow-half`` (for -0.0 and -inf) and ``pow-three`` (whose result is rounded twice) give the
+same bits as before.
 """
 
 from __future__ import annotations
@@ -34,17 +35,12 @@ from pjit.ir.ops import (
     Xor,
 )
 from pjit.ir.types import DType
-from pjit.passes.pattern import Match, const, is_constant, op, p, rule
+from pjit.passes.pattern import Match, const, is_constant, keeps_type, op, p, rule
 
 COMMUTATIVE = (Add, Mul, Min, Max, And, Or, Xor, Eq, Ne)
 EXACT_EXPONENT = {16: 13, 32: 100, 64: 1000}  # 2**±n and its reciprocal are normal numbers
 MANTISSA = {"f64": 53, "f32": 24, "f16": 11, "bf16": 8}
 EXPONENT = {"f64": 11, "f32": 8, "f16": 5, "bf16": 8}
-
-
-def keeps_type(m: Match) -> bool | str:
-    """Whether x alone has the type of the matched operation."""
-    return m.x.type == m.root.result.type or "the other operand changes the shape"
 
 
 def _constant_is(m: Match, *wanted: float) -> bool | str:
@@ -171,12 +167,7 @@ RULES = (
         lambda b, m: _chosen(m),
         when=_one_choice,
     ),
-    rule(
-        "cast-same",
-        op(Cast, p.x),
-        p.x,
-        when=lambda m: m.x.type == m.root.result.type or "another dtype",
-    ),
+    rule("cast-same", op(Cast, p.x), p.x, when=keeps_type),
     rule(
         "cast-cast",
         op(Cast, op(Cast, p.x).named("y"), dtype=p.to),

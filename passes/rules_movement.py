@@ -1,8 +1,9 @@
-"""Simplifications of data movement: views that do nothing, merge, cancel, or are a simpler kind of view."""
+"""Simplifications of data movement: views that do nothing, merge, cancel or are simpler."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,12 +28,7 @@ from pjit.ir.ops import (
     Slice,
     Transpose,
 )
-from pjit.passes.pattern import Match, const, op, p, rule, single_use
-
-
-def keeps_type(m: Match) -> bool | str:
-    """Whether x has the type of the matched operation."""
-    return m.x.type == m.root.result.type or "the type changes"
+from pjit.passes.pattern import Match, const, keeps_type, op, p, rule, single_use
 
 
 def compose(inner: Sequence[int], outer: Sequence[int]) -> tuple[int, ...]:
@@ -135,7 +131,7 @@ def _progression(m: Match) -> tuple[Dim, int, int] | None:
     if positions[0] is None or positions[1] is None:
         return None
     step = values[1] - values[0] if len(values) > 1 else 1
-    regular = all(b - a == step for a, b in zip(values, values[1:], strict=False))
+    regular = all(b - a == step for a, b in pairwise(values))
     one_sign = (min(values) >= 0) == (max(values) >= 0)
     return (positions[0], len(values), step) if regular and one_sign and step else None
 
@@ -188,6 +184,16 @@ def _slice_concat(b: Builder, m: Match) -> Value:
     return b(Slice, found[0], **{**m.root.attrs, "starts": tuple(starts)})
 
 
+def _has_empty(m: Match) -> bool | str:
+    empty = [v.shape[m.root.axis] == 0 for v in m.root.xs]
+    return (any(empty) and not all(empty)) or "no operand, or every operand, is empty"
+
+
+def _drop_empty(b: Builder, m: Match) -> Value:
+    axis = m.root.axis
+    return b(Concat, *(v for v in m.root.xs if v.shape[axis] != 0), axis=axis)
+
+
 def _nested_concat(m: Match) -> bool | str:
     for v in m.root.xs:
         if isinstance(v.owner, Concat) and v.owner.axis == m.root.axis and single_use(v):
@@ -196,7 +202,8 @@ def _nested_concat(m: Match) -> bool | str:
 
 
 def _flatten_concat(b: Builder, m: Match) -> Value:
-    axis, out = m.root.axis, []
+    axis = m.root.axis
+    out: list[Value] = []
     for v in m.root.xs:
         nested = isinstance(v.owner, Concat) and v.owner.axis == axis and single_use(v)
         out += v.owner.operands if nested else [v]
@@ -286,6 +293,7 @@ RULES = (
         when=_broadcasts_again,
     ),
     rule("concat-one", op(Concat, p.x), p.x),
+    rule("concat-empty", op(Concat, ...), _drop_empty, when=_has_empty),
     rule("concat-slices", op(Concat, ...), lambda b, m: m.root.xs[0].op.x, when=_rebuilds),
     rule("concat-concat", op(Concat, ...), _flatten_concat, when=_nested_concat),
     rule(

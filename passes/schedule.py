@@ -44,13 +44,11 @@ class Schedule(Pass):
 
     def run(self, module: Module, context: Context) -> bool:
         """Annotates the groups of the main function."""
-        for op in module.main.body.ops:
-            if isinstance(op, Fused):
-                choices = dict(op.schedule)
-                if op.kind == "tile":
-                    choices |= tile_schedule(op, context.machine)
-                op.attrs["schedule"] = tuple(choices.items())
-        return True
+        tiles = [o for o in module.main.body.ops if isinstance(o, Fused) and o.kind == "tile"]
+        for op in tiles:
+            choices = dict(op.schedule) | tile_schedule(op, context.machine)
+            op.attrs["schedule"] = tuple(choices.items())
+        return bool(tiles)
 
 
 def anchor_of(fused: Fused) -> Op:

@@ -1,26 +1,32 @@
 """Moves transpositions through a graph so that they cancel.
 
-Two directions, both built on ``routes``. *Sinking* replaces ``op(transpose(y), ...)`` by ``transpose(op'(y, ...))`` when the
-other operands can be permuted for nothing; it never makes more transpositions than there were. *Pulling* moves one
-transposition up the tree of operations that only it uses, when what is then left to transpose is less than before.
+Two directions, both built on ``routes``. *Sinking* replaces ``op(transpose(y), ...)`` by
+``transpose(op'(y, ...))`` when the other operands can be permuted for nothing; it never makes more
+transpositions than there were. *Pulling* moves one transposition up the tree of operations that
+only it uses, when what is then left to transpose is less than before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pjit.ir.builder import Builder
-from pjit.ir.core import Module, Op, Value
+from pjit.ir.core import Op, Value
 from pjit.ir.ops import Const, Matmul, Reshape, Transpose
 from pjit.passes.cost import weight_of
 from pjit.passes.pattern import constant_array, is_constant, single_use
 from pjit.passes.routes import ANY_OPERAND, Perm, Route, route, route_back
 from pjit.passes.rules_movement import compose, inverse, moves_units_only
 
-SMALL_SHARE = 8  # an operand so many times smaller than the result may be transposed to let a larger one sink
+SMALL_SHARE = (
+    8  # an operand so many times smaller than the result may be transposed to let a larger one sink
+)
+
+REGION_LIMIT = 256  # operations looked at for pulling one transposition
 
 
 def bits(value: Value) -> int:
@@ -39,7 +45,7 @@ def is_identity(q: Perm) -> bool:
 
 
 def is_free(value: Value, q: Perm) -> bool:
-    """Whether permuting a value costs nothing: a constant, another view, or a transposition that changes into another."""
+    """Whether permuting a value costs nothing, or only changes a transposition of it."""
     if is_constant(value) or is_identity(q) or moves_units_only(q, lifted(value, len(q))):
         return True
     owner = value.owner
@@ -49,7 +55,7 @@ def is_free(value: Value, q: Perm) -> bool:
 
 
 def permuted(b: Builder, value: Value, q: Perm) -> Value:
-    """``transpose(value, q)`` in its simplest form; leading dimensions of size 1 are added where the rank is lower."""
+    """``transpose(value, q)`` in its simplest form; a lower rank gets leading ones."""
     shape = lifted(value, len(q))
     if is_identity(q) or all(d == 1 for d in value.shape):
         return value
@@ -90,14 +96,13 @@ def sink(op: Op, b: Builder) -> list[Value] | None:
     if r is None:
         return None
     operands = [
-        v if q is None else permuted(b, v, q)
-        for v, q in zip(op.operands, r.operands, strict=True)
+        v if q is None else permuted(b, v, q) for v, q in zip(op.operands, r.operands, strict=True)
     ]
     return rebuilt(b, op, r, operands)
 
 
 def _best_route(op: Op) -> Route | None:
-    """The route that undoes the transposition of the largest operand, if the others can be permuted for nothing."""
+    """The route that undoes the transposition of the largest operand, if the rest is free."""
     if op.regions or not op.results:
         return None
     found: dict[Perm, int] = {}
@@ -122,7 +127,7 @@ def _all_free(op: Op, r: Route) -> bool:
 
 
 def _sink_into_weight(op: Matmul, b: Builder) -> list[Value] | None:
-    """``matmul(reshape(transpose(y)), w)``: where the rows of a constant w mix the transposed dimensions, permutes the rows."""
+    """Turns ``matmul(reshape(transpose(y)), w)`` into one on y by permuting the rows of w."""
     view, weight = op.a.owner, op.b
     if not (isinstance(view, Reshape) and is_constant(weight) and weight.tensor.rank == 2):
         return None
@@ -151,7 +156,7 @@ def _sink_into_weight(op: Matmul, b: Builder) -> list[Value] | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to make a permuted value: by a transposition of the value, or by an operation on permuted operands."""
+    """Makes a permuted value: by transposing it, or by its operation on permuted operands."""
 
     cost: int
     value: Value
@@ -160,11 +165,20 @@ class Plan:
     operands: tuple[Plan | None, ...] = ()
 
 
+def _routed(plan: Plan) -> Iterator[tuple[Value, Perm]]:
+    if plan.route is not None:
+        yield plan.value, plan.perm
+        for operand in plan.operands:
+            if operand is not None:
+                yield from _routed(operand)
+
+
 class Puller:
-    """Finds the cheapest way to make ``transpose(value, q)``, in bits that are left to transpose."""
+    """Finds the cheapest way to make ``transpose(value, q)``, in bits left to transpose."""
 
     def __init__(self, root: Op) -> None:
         self.root = root
+        self.region = _only_for(root)
         self.plans: dict[tuple[Value, Perm], Plan] = {}
 
     def plan(self, value: Value, q: Perm) -> Plan:
@@ -179,15 +193,13 @@ class Puller:
     def _plan(self, value: Value, q: Perm) -> Plan:
         owner = value.op
         if isinstance(owner, Transpose) and len(owner.perm) == len(q):
-            gone = bits(value) if single_use(value) else 0
+            gone = bits(value) if owner in self.region else 0
             cancels = moves_units_only(compose(owner.perm, q), owner.x.shape)
             return Plan((0 if cancels else bits(value)) - gone, value, q)
         if is_free(value, q) or self._made_already(value, q):
             return Plan(0, value, q)
         direct = Plan(bits(value), value, q)
-        if owner is None or len(owner.results) != 1 or len(value.users) != 1:
-            return direct
-        if len(q) != len(value.shape) or owner.regions:
+        if owner not in self.region or len(q) != len(value.shape):
             return direct
         r = route_back(owner, q)
         if r is None:
@@ -198,6 +210,13 @@ class Puller:
         )
         cost = sum(p.cost for p in operands if p is not None)
         return Plan(cost, value, q, r, operands) if cost < direct.cost else direct
+
+    def repeats_nothing(self, plan: Plan) -> bool:
+        """Whether a plan leaves no operation that it routes to be computed a second time."""
+        found = set(_routed(plan))
+        values = {v for v, _ in found}
+        users = {u for v in values for u in v.users}
+        return len(values) == len(found) and users <= {self.root, *(v.op for v in values)}
 
     def _made_already(self, value: Value, q: Perm) -> bool:
         return any(
@@ -231,9 +250,18 @@ def pull(op: Op, b: Builder) -> Any:
     plan = puller.plan(op.x, op.perm)
     if plan.cost >= bits(op.x) or (plan.route is None and not isinstance(op.x.owner, Transpose)):
         return None
-    return puller.build(b, plan, {})
+    return puller.build(b, plan, {}) if puller.repeats_nothing(plan) else None
 
 
-def transposed(module: Module) -> list[Op]:
-    """The transpositions that are left, for reports and tests."""
-    return [op for f in module.functions.values() for op in f.walk() if isinstance(op, Transpose)]
+def _only_for(root: Op) -> set[Op]:
+    """The operations before one, of one result and without regions, whose results only serve it."""
+    region, pending = {root}, [root]
+    while pending:
+        for v in pending.pop().operands:
+            source = v.op
+            if source is None or source in region or len(source.results) != 1 or source.regions:
+                continue
+            if len(region) < REGION_LIMIT and region.issuperset(v.users):
+                region.add(source)
+                pending.append(source)
+    return region - {root}

@@ -26,9 +26,10 @@ class Work(Protocol):
 class Array(NDArrayOperatorsMixin):
     """An immutable array whose values may still be computed.
 
-    Whoever needs the values waits: ``np.asarray(y)``, ``y.block_until_ready()``, ``await y``, ``float(y)``, ``y[0]``, printing it.
-    An error of the computation is raised at each wait, as ``pjit.errors.ExecutionError``. Arithmetic waits, computes with
-    NumPy at once, and gives an Array; a NumPy function that is not a ufunc gives a NumPy array.
+    Whoever needs the values waits: ``np.asarray(y)``, ``y.block_until_ready()``, ``await y``,
+    ``float(y)``, ``y[0]``, printing it. An error of the computation is raised at each wait, as
+    ``pjit.errors.ExecutionError``. Arithmetic waits, computes with NumPy at once, and gives an
+    Array; a NumPy function that is not a ufunc gives a NumPy array.
 
     ``Array(x)`` holds a copy of an array, which calls then use without copying it again.
 
@@ -60,7 +61,8 @@ class Array(NDArrayOperatorsMixin):
         """The result of a call.
 
         Args:
-            value: A row-major array that nobody else writes after the call; None when the call makes it.
+            value: A row-major array that nobody else writes after the call; None when the call
+                makes it.
             work: The call; None when it has ended.
             index: Which result it is, for ``work.output``.
             type: Shape and dtype, when they are known before the value.
@@ -145,7 +147,7 @@ class Array(NDArrayOperatorsMixin):
     # Its values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The values as a read-only NumPy array, or as a new array of another dtype or with ``copy=True``."""
+        """The values as a read-only NumPy array; a new one for another dtype or ``copy=True``."""
         value = self._wait()
         if copy:
             return np.array(value, dtype=dtype, copy=True)
@@ -231,8 +233,8 @@ class Array(NDArrayOperatorsMixin):
     ) -> Any:
         """The values as a DLPack capsule; waits.
 
-        A consumer that knows DLPack 1.0 gets the memory itself, marked read-only; an older one, which knows no read-only
-        memory, gets a copy.
+        A consumer that knows DLPack 1.0 gets the memory itself, marked read-only; an older one,
+        which knows no read-only memory, gets a copy.
         """
         value = self._wait()
         if max_version is None or max_version[0] < 1:
@@ -240,7 +242,8 @@ class Array(NDArrayOperatorsMixin):
                 raise BufferError("read-only memory needs a consumer of DLPack 1.0 or newer")
             value = value.copy()
         options = {"max_version": max_version, "dl_device": dl_device, "copy": copy}
-        return value.__dlpack__(stream=stream, **{k: v for k, v in options.items() if v is not None})
+        given = {k: v for k, v in options.items() if v is not None}
+        return value.__dlpack__(stream=stream, **given)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """The CPU."""

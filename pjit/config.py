@@ -1,6 +1,7 @@
 """Settings: from arguments, else from the environment, else defaults.
 
-Every setting is checked when it is read, and an error names the variable or the argument, what it may be, and what it was.
+Every setting is checked when it is read, and an error names the variable or the argument, what it
+may be, and what it was.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Settings:
         log: Topics to log: ``cache``, ``compile``, ``passes``, ``recompiles`` or ``all``.
         verify: Whether the IR is verified after each pass and cache entries are checked in full.
         cache_dir: Folder of the compile cache; None: the user's cache folder.
-        exec_mode: ``async`` (a call returns at once) or ``sync`` (a call returns when its results exist).
+        exec_mode: ``async`` (a call returns at once) or ``sync`` (a call returns when its results
+            exist).
     """
 
     threads: int
@@ -55,7 +57,7 @@ class Settings:
         return topic in self.log or "all" in self.log
 
     def say(self, topic: str, line: str) -> None:
-        """Logs a line: to stderr if the user asked for the topic, and to the logger ``pjit.topic``."""
+        """Logs a line to the logger ``pjit.topic``, and to stderr if the user asked for it."""
         _LOGGER.getChild(topic).debug("%s", line)
         if self.logs(topic):
             print(f"pjit {topic}: {line}", file=sys.stderr)

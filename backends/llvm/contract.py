@@ -59,8 +59,9 @@ _CHEAP |= {"eq", "ne", "lt", "le", "gt", "ge", "sqrt", "floor", "ceil", "round",
 
 
 def emit_contraction(e: KernelEmitter, op: Contraction) -> None:
-    """Emits a tile where the emitter's builder is."""
-    _Contract(e, op).emit()
+    """Emits a tile where the emitter's builder is; nothing when there are no rows."""
+    if expr.product(op.rows) != 0:
+        _Contract(e, op).emit()
 
 
 class _Contract:

@@ -129,7 +129,6 @@ class KernelEmitter:
             set.add(fn.attributes, text)
         for arg in fn.args[:n]:
             arg.add_attribute("noalias")
-            arg.add_attribute("nocapture")
         self.function = fn
         self.error, self.lo, self.hi = fn.args[-3:]
         self.b = ir.IRBuilder(fn.append_basic_block("entry"))
@@ -461,7 +460,7 @@ class KernelEmitter:
         """Whole vectors, ``unroll`` of them at once; the rest by masks or one element at a time."""
         trips = hi - lo
         n = self._lanes(op, trips)
-        if not self.machine.masked and isinstance(trips, int) and trips < n:
+        if not self.machine.masked and isinstance(trips, int) and 0 < trips < n:
             n = 1 << (trips.bit_length() - 1)  # a scalar rest is dear
         dtypes = [v.dtype for v in op.carried]
         start: Dim = lo

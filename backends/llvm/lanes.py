@@ -7,6 +7,7 @@ is an f32 that holds a number of that type; in memory they are ``i8`` and ``i16`
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,16 @@ I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 PTR, VOID = ir.PointerType(), ir.VoidType()
 SCALARS = {"f64": F64, "f32": F32, "f16": F32, "bf16": F32, "bool": I1}
+
+
+class Written(ir.Constant):
+    """A constant as LLVM writes it."""
+
+    def __init__(self, type: ir.Type, text: str) -> None:
+        self.type, self.constant = type, text
+
+    def _get_reference(self) -> str:
+        return self.constant
 
 
 def register_type(dt: DType, lanes: int = 1) -> ir.Type:
@@ -65,7 +76,7 @@ def constant(element: ir.Type, value: float, lanes: int = 1) -> ir.Constant:
 
 def splat_constant(scalar: ir.Constant, lanes: int) -> ir.Constant:
     """A scalar constant in every lane."""
-    return ir.FormattedConstant(ir.VectorType(scalar.type, lanes), f"splat ({scalar})")
+    return Written(ir.VectorType(scalar.type, lanes), f"splat ({scalar})")
 
 
 def iota(element: ir.Type, lanes: int, step: int = 1) -> ir.Constant:
@@ -75,7 +86,7 @@ def iota(element: ir.Type, lanes: int, step: int = 1) -> ir.Constant:
 
 def undefined(type: ir.Type) -> ir.Constant:
     """A value that does not matter."""
-    return ir.FormattedConstant(type, "poison")
+    return Written(type, "poison")
 
 
 def splat(b: ir.IRBuilder, value: Any, lanes: int) -> Any:
@@ -86,22 +97,24 @@ def splat(b: ir.IRBuilder, value: Any, lanes: int) -> Any:
         return splat_constant(value, lanes)
     type = ir.VectorType(value.type, lanes)
     first = b.insert_element(undefined(type), value, I32(0))
-    zeros = ir.FormattedConstant(ir.VectorType(I32, lanes), "zeroinitializer")
-    return b.shuffle_vector(first, undefined(type), zeros)
+    return b.shuffle_vector(first, undefined(type), _lane_numbers((0,) * lanes))
 
 
 def slice_lanes(b: ir.IRBuilder, value: Any, start: int, count: int) -> Any:
     """Some consecutive lanes of a vector; one of them as a scalar."""
     if count == 1:
         return b.extract_element(value, I32(start))
-    picked = ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
-    return b.shuffle_vector(value, undefined(value.type), picked)
+    return permute(b, value, range(start, start + count))
 
 
 def permute(b: ir.IRBuilder, value: Any, order: Sequence[int]) -> Any:
     """The lanes in another order."""
-    picked = ir.Constant(ir.VectorType(I32, len(order)), list(order))
-    return b.shuffle_vector(value, undefined(value.type), picked)
+    return b.shuffle_vector(value, undefined(value.type), _lane_numbers(tuple(order)))
+
+
+@functools.cache
+def _lane_numbers(order: tuple[int, ...]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(I32, len(order)), list(order))
 
 
 def type_suffix(type: ir.Type) -> str:
@@ -205,6 +218,6 @@ def constant_array(module: ir.Module, element: ir.Type, value: float, count: int
         found.type = PTR
         zero = not any(c in text for c in "123456789abcdef")
         body = "zeroinitializer" if zero else f"[{', '.join([str(scalar)] * count)}]"
-        found.initializer = ir.FormattedConstant(array, body)
+        found.initializer = Written(array, body)
         found.linkage, found.global_constant, found.align = "internal", True, 64
     return found

@@ -31,6 +31,7 @@ from pjit.backends.llvm.lanes import (
     permute,
     scatter,
     splat,
+    undefined,
     vector,
 )
 from pjit.backends.llvm.prims import Prims
@@ -156,7 +157,7 @@ class Memory:
         step = self.index.stride(offset)
         if step is not None and mask is None:
             first = gep(b, base, self.index.scalar(offset), element)
-            value = ir.FormattedConstant(vector(element, n), "poison")
+            value = undefined(vector(element, n))
             for i in range(n):
                 at = gep(b, first, I64(i * step), element)
                 lane = b.load(at, typ=element, align=dt.itemsize)

@@ -14,6 +14,7 @@ class Launch(OpDef, name="launch"):
     counted as 1.
     """
 
+    level = "program"
     structural = True
     inputs = variadic()
     kernel = attr(doc="the name of the kernel")

@@ -1,9 +1,9 @@
-"""Runs calls without blocking the interpreter: a queue of native programs and a queue of work for the host.
+"""Runs calls without blocking the interpreter: a queue of native programs, one of host work.
 
-Native programs go to a pool of worker threads, which runs them one after another. What needs Python between native
-programs (operations without a lowering, calls that wait for such results) goes to one dispatcher thread per engine, in
-order. A call keeps what it uses alive until it has ended; it is looked after when its result is waited for, and when
-the next call begins.
+Native programs go to a pool of worker threads, which runs them one after another. What needs Python
+between native programs (operations without a lowering, calls that wait for such results) goes to
+one dispatcher thread per engine, in order. A call keeps what it uses alive until it has ended; it
+is looked after when its result is waited for, and when the next call begins.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ class NativeWork:
         keep: What has to stay alive until then.
     """
 
-    __slots__ = ("_engine", "_finish", "_keep", "error", "finished", "ticket")
+    __slots__ = ("_finish", "_keep", "engine", "error", "finished", "ticket")
 
     def __init__(
         self, engine: Engine, finish: Callable[[], PjitError | None], keep: tuple[Any, ...]
     ) -> None:
-        self._engine, self._finish, self._keep = engine, finish, keep
+        self.engine, self._finish, self._keep = engine, finish, keep
         self.ticket, self.finished = 0, False
         self.error: PjitError | None = None
 
     def ready(self) -> bool:
         """Whether the call has ended."""
-        return self.finished or self._engine.pool.done(self.ticket)
+        return self.finished or self.engine.pool.done(self.ticket)
 
     def wait(self) -> None:
         """Returns when the call has ended; raises its error."""
         if not self.finished:
-            self._engine.settle(self)
+            self.engine.settle(self)
         if self.error is not None:
             raise self.error.with_traceback(None)
 
@@ -114,8 +114,8 @@ class HostWork:
             self.error.__cause__ = e
         self._event.set()
 
-    def lose(self, error: PjitError) -> None:
-        """Ends a call that no thread of this process runs any more."""
+    def fail(self, error: PjitError) -> None:
+        """Ends a call that no thread runs."""
         self.error = error
         self._event = threading.Event()
         self._event.set()
@@ -231,10 +231,11 @@ class Engine:
         for work in self._running:
             work.end(_lost())
         self._running.clear()
+        self._last = 0
         lost = [w for w in self._dispatcher.works if not w.ready()]
         self._dispatcher = _Dispatcher()
         for host in lost:
-            host.lose(_lost())
+            host.fail(_lost())
 
 
 def _lost() -> ExecutionError:

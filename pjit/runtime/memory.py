@@ -1,8 +1,8 @@
 """Memory of programs: aligned arrays, and the places of buffers in an arena.
 
-Two buffers may lie on the same bytes of an arena only if the ranges of epochs in which they are alive are disjoint. The
-buffers are placed by decreasing size, each in the smallest gap that is free during its whole life (best fit), or
-else behind everything that lives then.
+Two buffers may lie on the same bytes of an arena only if the ranges of epochs in which they are
+alive are disjoint. The buffers are placed by decreasing size, each in the smallest gap that is free
+during its whole life (best fit), or else behind everything that lives then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Interval:
-    """A buffer of an arena: its bytes, and the epochs of its first write and its last use, both included."""
+    """A buffer of an arena: its bytes, and the epochs of its first write and its last use."""
 
     nbytes: int
     first: int
@@ -72,7 +72,7 @@ def _alive_with(
 
 
 def _best_gap(size: int, busy: list[tuple[int, int]], sizes: list[int]) -> int:
-    """The offset of the smallest free gap of at least ``size`` bytes, else the end of what is busy."""
+    """The offset of the smallest gap of ``size`` bytes or more, else the end of what is busy."""
     end, best, width = 0, -1, 0
     for at, j in busy:
         gap = at - end
@@ -88,7 +88,7 @@ def address_of(array: np.ndarray) -> int:
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype, nbytes: int) -> tuple[np.ndarray, int]:
-    """An uninitialised row-major array whose first element is aligned to ``ALIGNMENT``; and its address."""
+    """An uninitialised row-major array, aligned to ``ALIGNMENT``, and its address."""
     memory = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = memory.__array_interface__["data"][0]
     offset = -start % ALIGNMENT

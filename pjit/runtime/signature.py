@@ -1,4 +1,4 @@
-"""The inputs and outputs of a program: checks shapes at a call and finds the values of the symbols."""
+"""The inputs and outputs of a program: checks shapes at a call and binds the symbols."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pjit.ir.types import TensorType
 
 @dataclass(frozen=True)
 class Spec:
-    """An input or output: its name, element type and shape; a symbolic dimension is its text, ``"N"``."""
+    """An input or output: name, element type and shape; a symbolic dimension is text, ``"N"``."""
 
     name: str
     dtype: np.dtype
@@ -35,7 +35,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class _Bind:
-    """Gives a symbol its value: dimension ``axis`` of input ``at`` is ``factor * symbol + rest``."""
+    """Binds a symbol: dimension ``axis`` of input ``at`` is ``factor * symbol + rest``."""
 
     symbol: str
     at: int
@@ -71,7 +71,7 @@ class Signature:
         self._binds = self._order_binds()
 
     def _order_binds(self) -> list[_Bind]:
-        """Bare symbols first; then dimensions with one symbol that is still unknown, which they have linearly."""
+        """Bare symbols first, then dimensions that are linear in one unknown symbol."""
         dims = [
             (at, axis, d)
             for at, t in enumerate(self.types)
@@ -133,7 +133,7 @@ class Signature:
         return values
 
     def check_late(self, values: dict[str, int]) -> None:
-        """Checks the equalities with symbols that became known during the call; raises InputError."""
+        """Checks the equalities whose symbols became known during the call; raises InputError."""
         for a, b in self.late_checks:
             if _symbols((a, b)) <= values.keys() and evaluate(a, values) != evaluate(b, values):
                 raise self._unequal(a, b, values)

@@ -13,7 +13,7 @@ from pjit.ir.core import Block, Function, Loc, Module, Op, Value
 from pjit.ir.errors import ConstraintError
 from pjit.ir.ops.basic import Const
 from pjit.ir.types import DType, dtype
-from pjit.tracing.location import expression, location, shorten, user_frame, variable, where
+from pjit.tracing.location import expression, location, user_frame, variable, where
 
 SMALL = 64  # bytes: constants up to this size are shared by value
 
@@ -156,4 +156,4 @@ def describe(value: Value) -> str:
     """The type of a value and where it was made."""
     if value.op is None:
         return f"{value.type}, the argument {value.name or value.index}"
-    return shorten(f"{value.type}, made at {value.op.loc}")
+    return f"{value.type}, made at {value.op.loc}"

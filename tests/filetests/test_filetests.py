@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pjit.ir import Module, PjitError, expr, interpret, parse_module, print_module, verify
+from pjit.ir import Module, PjitError, dtype, expr, interpret, parse_module, print_module, verify
 from pjit.ir.types import DType
 
 HERE = Path(__file__).parent
@@ -62,19 +62,24 @@ class Case:
 
 
 def split(name: str, source: str) -> list[Case]:
-    """The cases of a file."""
+    """The cases of a file; the comment right before ``// run:`` belongs to its case."""
     lines = source.splitlines()
-    starts = [i for i, line in enumerate(lines) if line.startswith(RUN)]
-    assert starts, f"{name}: no line begins with `{RUN}`"
+    runs = [i for i, line in enumerate(lines) if line.startswith(RUN)]
+    assert runs, f"{name}: no line begins with `{RUN}`"
+    starts = [0]
+    for at in runs[1:]:
+        while lines[at - 1].startswith("// ") and lines[at - 1] != SEPARATOR:
+            at -= 1
+        starts.append(at)
     cases = []
-    for n, (at, end) in enumerate(zip(starts, [*starts[1:], len(lines)], strict=True), 1):
-        head = tuple(lines[0 if n == 1 else at : at + 1])
-        body, expected = lines[at + 1 : end], None
+    for n, at in enumerate(runs, 1):
+        head = tuple(lines[starts[n - 1] : at + 1])
+        body, expected = lines[at + 1 : starts[n] if n < len(runs) else len(lines)], None
         if SEPARATOR in body:
             cut = body.index(SEPARATOR)
             expected = "\n".join(body[cut + 1 :]).strip() + "\n"
             body = body[:cut]
-        label = name if len(starts) == 1 else f"{name}-{n}"
+        label = name if len(runs) == 1 else f"{name}-{n}"
         cases.append(Case(label, at + 1, head, tuple(body), expected))
     return cases
 
@@ -102,7 +107,7 @@ def check_same_results(before: list[np.ndarray], after: list[np.ndarray]) -> Non
     for i, (x, y) in enumerate(zip(before, after, strict=True)):
         note = f"the interpreter gives another result {i} after the passes"
         assert (x.dtype, x.shape) == (y.dtype, y.shape), note
-        tolerance = TOLERANCE.get(str(DTYPE_NAMES.get(x.dtype)), 0)
+        tolerance = TOLERANCE.get(str(dtype(x.dtype)), 0)
         scale = max(1.0, float(np.max(np.abs(x.astype(np.float64)), initial=0)))
         np.testing.assert_allclose(
             y.astype(np.float64),
@@ -111,13 +116,6 @@ def check_same_results(before: list[np.ndarray], after: list[np.ndarray]) -> Non
             atol=tolerance * scale,
             err_msg=note,
         )
-
-
-DTYPE_NAMES = {
-    np.dtype(np.float64): "f64",
-    np.dtype(np.float32): "f32",
-    np.dtype(np.float16): "f16",
-}
 
 
 def optimised(module: Module, pipeline: str) -> None:
@@ -267,6 +265,30 @@ def test_runner_compares_results():
     ):
         with pytest.raises(AssertionError):
             check_same_results([x], [other])
+
+
+PASSES = """\
+// run: opt dce
+graph @f(%x: f32[N,2]) -> f32[N,2] {
+  %0 = neg %x : f32[N,2]
+  %1 = abs %x : f32[N,2]
+  return %0
+}
+
+// ----
+
+graph @f(%x: f32[N,2]) -> f32[N,2] {
+  %0 = neg %x : f32[N,2]
+  return %0
+}
+"""
+
+
+def test_runner_runs_passes():
+    (case,) = split("dce", PASSES)
+    assert check(case, "dce.pir") is None
+    (case,) = split("dce", PASSES.replace("opt dce", "opt "))
+    assert check(case, "dce.pir") == case.text.strip() + "\n"
 
 
 def test_bless_changes_only_its_case(tmp_path):

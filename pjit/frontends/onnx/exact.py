@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd, isfinite
+from typing import TypeAlias
 
 import numpy as np
 
 from pjit.ir import expr
-from pjit.ir.expr import Dim, Expr
+from pjit.ir.expr import Call, Dim, Expr
 
 SIMPLE_DENOMINATOR = 1000
 
@@ -124,7 +125,7 @@ def from_float(x: float | np.floating) -> Ratio:
     return Ratio(value.numerator, value.denominator)
 
 
-Number = Dim | Ratio | bool
+Number: TypeAlias = Dim | Ratio | bool
 
 
 def divide_ints(a: Dim, b: Dim) -> Dim:
@@ -149,7 +150,8 @@ def divide(a: Number, b: Number) -> Number:
     """Division as ONNX has it: exact for floats, towards zero for integers."""
     if isinstance(a, Ratio) and isinstance(b, Ratio):
         return a / b
-    assert not isinstance(a, Ratio) and not isinstance(b, Ratio)
+    assert not isinstance(a, Ratio)
+    assert not isinstance(b, Ratio)
     return divide_ints(a, b)
 
 
@@ -180,7 +182,7 @@ def equal(a: Number, b: Number) -> bool:
     d = _difference(a, b)
     if isinstance(d, int):
         return d == 0
-    if expr.at_least(d, 1) or expr.at_least(-d, 1):
+    if not_negative(d - 1) or not_negative(-d - 1):
         return False
     raise Unknown
 
@@ -188,25 +190,53 @@ def equal(a: Number, b: Number) -> bool:
 def less(a: Number, b: Number) -> bool:
     """``a < b``; raises Unknown when it depends on the symbols."""
     d = _difference(b, a)
-    if expr.at_least(d, 1):
+    if not_negative(d - 1):
         return True
-    if expr.at_least(-d, 0):
+    if not_negative(-d):
         return False
     raise Unknown
+
+
+def not_negative(x: Dim) -> bool:
+    """Whether ``x >= 0`` can be proven; knows that ``e//d <= e/d``."""
+    if expr.at_least(x, 0):
+        return True
+    if isinstance(x, int):
+        return False
+    for monomial, c in x.terms:
+        atom = monomial[0] if len(monomial) == 1 else None
+        if c < 0 and isinstance(atom, Call) and atom.op == "//":
+            quotient = expr.floordiv(atom.lhs, atom.rhs)
+            return not_negative((x - quotient * c) * atom.rhs + atom.lhs * c)
+    return False
+
+
+def least(a: Dim, b: Dim) -> Dim:
+    """The smaller size."""
+    if not_negative(b - a):
+        return a
+    return b if not_negative(a - b) else expr.minimum(a, b)
+
+
+def greatest(a: Dim, b: Dim) -> Dim:
+    """The larger size."""
+    if not_negative(a - b):
+        return a
+    return b if not_negative(b - a) else expr.maximum(a, b)
 
 
 def minimum(a: Number, b: Number) -> Number:
     """The smaller number."""
     if isinstance(a, Ratio) or isinstance(b, Ratio):
         return a if less(a, b) else b
-    return expr.minimum(a, b)
+    return least(a, b)
 
 
 def maximum(a: Number, b: Number) -> Number:
     """The larger number."""
     if isinstance(a, Ratio) or isinstance(b, Ratio):
         return b if less(a, b) else a
-    return expr.maximum(a, b)
+    return greatest(a, b)
 
 
 def power(a: Number, b: Number) -> Number:

@@ -34,7 +34,8 @@ class Functions:
         if (name, version) not in self.standard:
             try:
                 schema = onnx.defs.get_schema(name, version, domain)
-                body = schema.function_body if schema.has_function else None
+                found = schema.has_function  # type: ignore[attr-defined]
+                body = schema.function_body if found else None
             except onnx.defs.SchemaError:
                 body = None
             self.standard[name, version] = body

@@ -102,7 +102,9 @@ def _sorted(needs: Sequence[set[int]]) -> list[int]:
 
 def _cycle(needs: Sequence[set[int]], left: set[int]) -> list[int]:
     """One cycle among the nodes that could not be ordered."""
-    at, path, seen = min(left), [], {}
+    at = min(left)
+    path: list[int] = []
+    seen: dict[int, int] = {}
     while at not in seen:
         seen[at] = len(path)
         path.append(at)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -257,19 +258,18 @@ class Importer:
 
     def initializers(self, graph: onnx.GraphProto, scope: Scope) -> None:
         """Adds the constants of a graph to its scope."""
-        rows = [(t.name, t, None) for t in graph.initializer]
-        rows += [(t.values.name, None, t) for t in graph.sparse_initializer]
-        for name, dense, sparse in rows:
+        rows: list[tuple[str, Callable[[], np.ndarray]]] = []
+        rows += [(t.name, partial(self.load, t)) for t in graph.initializer]
+        rows += [(t.values.name, partial(self.load_sparse, t)) for t in graph.sparse_initializer]
+        for name, load in rows:
             if name in scope.names:
                 self.problem(name, "initializer", "two initializers have this name")
                 continue
             scope.names[name] = None
             try:
-                array = self.load(dense) if dense is not None else self.load_sparse(sparse)
+                scope.names[name] = Tensor.of(Known.of(load()), name)
             except Refused as e:
                 self.problem(name, "initializer", e.reason, e.help)
-                continue
-            scope.names[name] = Tensor.of(Known.of(array), name)
 
     def outputs(self, graph: onnx.GraphProto, scope: Scope, b: Builder) -> list[Value]:
         """The values of the outputs of a graph."""

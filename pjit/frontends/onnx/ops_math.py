@@ -31,7 +31,7 @@ class Math:
         return self.b("not", x)
 
     def clamp(self, x: Value, low: Value | float | None, high: Value | float | None) -> Value:
-        """x limited to [low, high]; the upper limit wins when they cross."""
+        """``x`` limited to [low, high]; the upper limit wins when they cross."""
         if low is not None:
             x = self.b("max", x, self.value(low))
         return x if high is None else self.b("min", x, self.value(high))
@@ -82,7 +82,7 @@ def bit_shift(n: Node) -> Value:
 
 @onnx_op("Pow")
 def power(n: Node) -> Value:
-    """x ** y; the dtypes may differ, the result has that of x."""
+    """Computes ``x ** y; the dtypes may differ, the result has that of x``."""
     x, y = legacy_operands(n)
     if x.dtype == y.dtype:
         return n.b("pow", x, y)
@@ -165,14 +165,14 @@ def dropout(n: Node) -> Any:
 
 @onnx_op("LeakyRelu")
 def leaky_relu(n: Node) -> Value:
-    """x above zero, else alpha * x."""
+    """``x`` above zero, else alpha * x."""
     x, m = math_of(n)
     return m.where(m.lt(x, 0.0), m.mul(x, n.attr("alpha", "float", 0.01)), x)
 
 
 @onnx_op("PRelu")
 def prelu(n: Node) -> Value:
-    """x above zero, else slope * x; the slope broadcasts to x."""
+    """``x`` above zero, else slope * x; the slope broadcasts to x."""
     x, m = math_of(n)
     slope = n[1]
     if n.version < 7 and slope.tensor.rank == 1 and x.tensor.rank > 1:
@@ -182,7 +182,7 @@ def prelu(n: Node) -> Value:
 
 @onnx_op("Elu")
 def elu(n: Node) -> Value:
-    """x above zero, else alpha * (exp(x) - 1)."""
+    """``x`` above zero, else alpha * (exp(x) - 1)."""
     x, m = math_of(n)
     low = m.mul(m.expm1(m.min(x, 0.0)), n.attr("alpha", "float", 1.0))
     return m.where(m.gt(x, 0.0), x, low)
@@ -208,7 +208,7 @@ def celu(n: Node) -> Value:
 
 @onnx_op("Gelu")
 def gelu(n: Node) -> Value:
-    """x * Phi(x), by erf or by the tanh approximation (Hendrycks and Gimpel, 2016)."""
+    """Computes ``x * Phi(x), by erf or by the tanh approximation (Hendrycks and Gimpel, 2016)``."""
     x, m = math_of(n)
     if n.choice("approximate", "none", ("none", "tanh")) == "none":
         inner = m.erf(m.mul(x, math.sqrt(0.5)))
@@ -220,7 +220,7 @@ def gelu(n: Node) -> Value:
 
 @onnx_op("HardSigmoid")
 def hard_sigmoid(n: Node) -> Value:
-    """alpha * x + beta, limited to [0, 1]."""
+    """Computes ``alpha * x + beta, limited to [0, 1]``."""
     x, m = math_of(n)
     line = m.add(m.mul(x, n.attr("alpha", "float", 0.2)), n.attr("beta", "float", 0.5))
     return m.clamp(line, 0.0, 1.0)
@@ -228,14 +228,14 @@ def hard_sigmoid(n: Node) -> Value:
 
 @onnx_op("HardSwish")
 def hard_swish(n: Node) -> Value:
-    """x * clip(x / 6 + 1/2, 0, 1)."""
+    """Computes ``x * clip(x / 6 + 1/2, 0, 1)``."""
     x, m = math_of(n)
     return m.mul(x, m.clamp(m.add(m.mul(x, 1 / 6), 0.5), 0.0, 1.0))
 
 
 @onnx_op("Swish")
 def swish(n: Node) -> Value:
-    """x * sigmoid(alpha * x)."""
+    """Computes ``x * sigmoid(alpha * x)``."""
     x, m = math_of(n)
     return m.mul(x, m.sigmoid(m.mul(x, n.attr("alpha", "float", 1.0))))
 
@@ -253,28 +253,28 @@ def softplus(n: Node) -> Value:
 
 @onnx_op("Mish")
 def mish(n: Node) -> Value:
-    """x * tanh(softplus(x))."""
+    """Computes ``x * tanh(softplus(x))``."""
     x, m = math_of(n)
     return m.mul(x, m.tanh(_softplus(m, x)))
 
 
 @onnx_op("Softsign")
 def softsign(n: Node) -> Value:
-    """x / (1 + |x|)."""
+    """Computes ``x / (1 + |x|)``."""
     x, m = math_of(n)
     return m.div(x, m.add(m.abs(x), 1.0))
 
 
 @onnx_op("ThresholdedRelu")
 def thresholded_relu(n: Node) -> Value:
-    """x above alpha, else 0."""
+    """``x`` above alpha, else 0."""
     x, m = math_of(n)
     return m.where(m.gt(x, n.attr("alpha", "float", 1.0)), x, 0.0)
 
 
 @onnx_op("Shrink")
 def shrink(n: Node) -> Value:
-    """x moved towards zero by bias, and 0 within [-lambd, lambd]."""
+    """``x`` moved towards zero by bias, and 0 within [-lambd, lambd]."""
     x, m = math_of(n)
     lambd, bias = n.attr("lambd", "float", 0.5), n.attr("bias", "float", 0.0)
     above = m.where(m.gt(x, lambd), m.sub(x, bias), 0)
@@ -295,7 +295,7 @@ def clip(n: Node) -> Value:
 
 @onnx_op("Gemm")
 def gemm(n: Node) -> Value:
-    """alpha * A' @ B' + beta * C."""
+    """Computes ``alpha * A' @ B' + beta * C``."""
     a, b = n[0], n[1]
     if n.flag("transA"):
         a = n.b("transpose", a, perm=(1, 0))

@@ -264,7 +264,7 @@ def layer_normalization(n: Node) -> Any:
 
 @onnx_op("RMSNormalization")
 def rms_normalization(n: Node) -> Value:
-    """x over its root mean square, scaled."""
+    """``x`` over its root mean square, scaled."""
     x, m = math_of(n)
     axes = tuple(range(n.axis(n.attr("axis", "int", -1), x.tensor.rank), x.tensor.rank))
     wide = x if x.dtype in (f32,) or x.dtype.bits == 64 else n.b("cast", x, dtype=f32)

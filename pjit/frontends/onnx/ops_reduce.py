@@ -146,7 +146,7 @@ def hardmax(n: Node) -> Value:
 
 @onnx_op("LpNormalization")
 def lp_normalization(n: Node) -> Value:
-    """x over its L1 or L2 norm along an axis; 0 where the norm is 0."""
+    """``x`` over its L1 or L2 norm along an axis; 0 where the norm is 0."""
     x, m = math_of(n)
     axis, p = n.axis(n.attr("axis", "int", -1), n.rank()), n.attr("p", "int", 2)
     if p not in (1, 2):

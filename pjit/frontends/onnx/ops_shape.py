@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pjit.frontends.onnx.exact import greatest, least, not_negative
 from pjit.frontends.onnx.reader import Refused
 from pjit.frontends.onnx.registry import Node, onnx_op
 from pjit.frontends.onnx.shapes import axes_of, constant_array
 from pjit.ir import expr
 from pjit.ir.core import Value
-from pjit.ir.expr import Dim, at_least, ceildiv, product
+from pjit.ir.expr import Dim, ceildiv, product
 from pjit.ir.opdef import broadcast_shapes
 
 UNBOUNDED = (1 << 31) - 1  # exporters write INT32_MAX or INT64_MAX for "to the end"
@@ -209,9 +210,9 @@ def slice_(n: Node) -> Value:
 
 def _from_front(i: Dim, size: Dim) -> Dim:
     """An index that counts from the end when it is negative, as one from the front."""
-    if at_least(i, 0):
+    if not_negative(i):
         return i
-    if at_least(-i, 1):
+    if not_negative(-i - 1):
         return i + size
     return i - size * (i // _SIGN_BIT)  # i // 2**40 is -1 for a negative i, else 0
 
@@ -223,11 +224,11 @@ def slice_range(start: Dim, end: Dim, step: int, size: Dim) -> tuple[Dim, Dim, i
     def place(i: Dim, low: int) -> Dim:
         if isinstance(i, int) and abs(i) >= UNBOUNDED:
             return high if i > 0 else low
-        return expr.maximum(expr.minimum(_from_front(i, size), high), low)
+        return greatest(least(_from_front(i, size), high), low)
 
     first, last = place(start, 0), place(end, 0 if step > 0 else -1)
     span = last - first if step > 0 else first - last
-    count = expr.maximum(ceildiv(span, abs(step)), 0)
+    count = greatest(ceildiv(span, abs(step)), 0)
     return (0, 0, step) if count == 0 else (first, count, step)
 
 
@@ -298,7 +299,7 @@ def range_(n: Node) -> Value:
         size = ceildiv(span if delta > 0 else -span, abs(delta))
     else:
         raise Refused("the step of Range is symbolic or 0")
-    y = n.b("iota", size=expr.maximum(size, 0), dtype=dt)
+    y = n.b("iota", size=greatest(size, 0), dtype=dt)
     step, first = n[2], n[0]
     if float_or_int(delta) != 1:
         y = n.b("mul", y, step)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 
@@ -83,7 +84,32 @@ def read_model(source: str | os.PathLike | bytes) -> tuple[onnx.ModelProto, Path
         raise _not_onnx(name, "not an ONNX file: it holds no graph")
     if not model.opset_import:
         raise _not_onnx(name, "not an ONNX file, or a truncated one: it names no operator set")
+    texts = [*_names(model.graph), *(o.domain for o in model.opset_import)]
+    for f in model.functions:
+        texts += [f.name, f.domain, *f.input, *f.output, *_node_names(f.node)]
+    if not all(isinstance(text, str) for text in texts):
+        raise _not_onnx(name, "damaged: a name is not UTF-8")
     return model, folder, name
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[object]:
+    """The names in a graph and its subgraphs; protobuf gives those that are no text as bytes."""
+    yield graph.name
+    yield from _node_names(graph.node)
+    for info in (*graph.input, *graph.output):
+        yield info.name
+        yield from (d.dim_param for d in info.type.tensor_type.shape.dim)
+    yield from (t.name for t in graph.initializer)
+    yield from (t.values.name for t in graph.sparse_initializer)
+
+
+def _node_names(nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for a in node.attribute:
+            yield from (a.name, a.ref_attr_name)
+            if a.HasField("g"):
+                yield from _names(a.g)
 
 
 def load_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
@@ -129,6 +155,8 @@ def _load_external(
     tensor: onnx.TensorProto, folder: Path | None, dt: DType, shape: tuple[int, ...]
 ) -> np.ndarray:
     fields = {e.key: e.value for e in tensor.external_data}
+    if not all(isinstance(text, str) for pair in fields.items() for text in pair):
+        raise Refused("the place of its data is not UTF-8")
     location = fields.get("location", "")
     if folder is None:
         raise Refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx
 
@@ -221,7 +221,7 @@ class Node:
         return len(names)
 
 
-Result = Tensor | Known | Value
+Result: TypeAlias = Tensor | Known | Value
 Handler = Callable[[Node], Result | Sequence[Result]]
 HANDLERS: dict[tuple[str, str], Handler] = {}
 

@@ -17,6 +17,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from llvmlite import ir
+
 from pjit.backends.llvm.pool import CAPACITY, Pool, build_module
 from pjit.backends.llvm.sync import HAS_FUTEX, I32, I64, PTR, VOID, declare, emit_barrier
 

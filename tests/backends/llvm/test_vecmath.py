@@ -9,6 +9,7 @@ import llvmlite.binding as llvm
 import llvmlite.ir as llir
 import numpy as np
 import pytest
+
 from pjit.backends.llvm import vecmath
 
 I64, PTR = llir.IntType(64), llir.PointerType()

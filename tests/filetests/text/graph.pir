@@ -3,7 +3,7 @@ graph @net(%x: f32[N,3,8,8], %scale: f32[]) -> (f32[N,4,4,4], i64[N,2]) {
   %w = const @conv1.weight : f32[4,3,3,3]
   %half = const @half = 0.5 : f32[]
   %shift = const @shift = [1.0, -0.0, inf, 1e-30] : f32[4]
-  %0 = nn.conv %x, %w {strides=[2,2], pads=[1,1,1,1]} : f32[N,4,4,4]
+  %0 = nn.conv %x, %w {strides=[2,2], pads=[1,1,1,1], dilations=[1,1]} : f32[N,4,4,4]
   %1 = mul %0, %scale : f32[N,4,4,4]
   %2 = add %1, %shift : f32[N,4,4,4]
   %3 = slice %2 {starts=[0,0,0,0], sizes=[N,4,1,1], steps=[1,1,1,1]} : f32[N,4,1,1]

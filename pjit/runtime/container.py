@@ -1,0 +1,230 @@
+"""The container of ``.pjit`` files and of cache entries: a header and named sections of bytes.
+
+Layout, little-endian::
+
+    0   8 bytes   magic
+    8   u32       version of the format
+    12  u32       size of the header in bytes
+    16  u32       CRC-32 of the header
+    20  u32       zero
+    24            header: JSON {"kind": ..., "meta": {...}, "sections": [{"name", "offset", "size",
+    "crc"}, ...]} ...           sections, each at a multiple of 64 bytes
+
+A file is written under another name and renamed, so a reader sees all of it or none. Sections are
+read in place from a mapping of the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pjit.errors import FormatError
+from pjit.ir.types import DTYPES, dtype
+
+MAGIC = b"\x89PJIT\r\n\x1a"
+VERSION = 1
+_HEAD = struct.Struct("<8sIIII")
+_ALIGNMENT = 64
+_MAX_HEADER = 64 << 20
+
+Bytes = bytes | np.ndarray
+
+
+@dataclass(frozen=True)
+class _Section:
+    offset: int
+    size: int
+    crc: int
+
+
+class Container:
+    """An open container; sections are views of the mapped file.
+
+    Attributes:
+        path: The file.
+        kind: What the file holds, ``model`` or ``cache``.
+        meta: Plain data: strings, numbers, lists and dicts.
+    """
+
+    def __init__(
+        self, path: Path, data: np.ndarray, kind: str, meta: dict, sections: dict[str, _Section]
+    ) -> None:
+        self.path, self.kind, self.meta = path, kind, meta
+        self._data, self._sections = data, sections
+
+    @staticmethod
+    def open(path: str | os.PathLike, kind: str) -> Container:
+        """Opens a file and checks its header.
+
+        Raises:
+            FormatError: It is not such a file, or it is damaged or truncated.
+            OSError: The file cannot be read.
+        """
+        path = Path(path)
+        length = path.stat().st_size
+        if length < _HEAD.size:
+            raise _damaged(path, f"at least {_HEAD.size} bytes", f"{length} bytes")
+        data = np.memmap(path, np.uint8, "r")
+        magic, version, size, crc, _ = _HEAD.unpack(data[: _HEAD.size].tobytes())
+        if magic != MAGIC:
+            raise FormatError(
+                "not a .pjit file", where=f"{path}, byte 0", expected=MAGIC, got=magic
+            )
+        if version != VERSION:
+            raise FormatError(
+                "a .pjit file of another version",
+                where=f"{path}, byte 8",
+                expected=f"version {VERSION}",
+                got=f"version {version}",
+                remedy="convert the model again with this version of pjit",
+            )
+        header = data[_HEAD.size : _HEAD.size + size].tobytes()
+        if size > _MAX_HEADER or len(header) != size or zlib.crc32(header) != crc:
+            raise _damaged(path, "an intact header", f"{len(header)} bytes of {size}, or others")
+        try:
+            fields = json.loads(header)
+            sections = {
+                str(s["name"]): _Section(int(s["offset"]), int(s["size"]), int(s["crc"]))
+                for s in fields["sections"]
+            }
+            found, meta = str(fields["kind"]), dict(fields["meta"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise _damaged(path, "a header with kind, meta and sections", repr(e)) from None
+        if found != kind:
+            raise FormatError(
+                f"a file of the kind {found!r}", where=str(path), expected=f"the kind {kind!r}"
+            )
+        for name, s in sections.items():
+            if s.offset < 0 or s.size < 0 or s.offset + s.size > length:
+                raise _damaged(
+                    path, f"the section {name!r} up to byte {s.offset + s.size}", f"{length} bytes"
+                )
+        return Container(path, data, found, meta, sections)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sections
+
+    def section(self, name: str, *, verify: bool = True) -> np.ndarray:
+        """The bytes of a section, in place; with ``verify`` they are compared with their checksum.
+
+        Raises:
+            FormatError: The section is missing or damaged.
+        """
+        s = self._sections.get(name)
+        if s is None:
+            raise _damaged(self.path, f"a section {name!r}", ", ".join(self._sections) or "none")
+        data = self._data[s.offset : s.offset + s.size]
+        if verify and zlib.crc32(data) != s.crc:
+            raise FormatError(
+                f"the section {name!r} is damaged",
+                where=f"{self.path}, bytes {s.offset} to {s.offset + s.size}",
+                expected=f"CRC-32 {s.crc:08x}",
+                got=f"{zlib.crc32(data):08x}",
+                remedy="copy or convert the file again",
+            )
+        return data
+
+    def text(self, name: str) -> str:
+        """A section of UTF-8 text; raises FormatError."""
+        try:
+            return self.section(name).tobytes().decode()
+        except UnicodeDecodeError as e:
+            raise _damaged(self.path, f"text in the section {name!r}", str(e)) from None
+
+    def arrays(self, group: str, *, verify: bool) -> dict[str, np.ndarray]:
+        """The arrays of ``array_sections``, in place; raises FormatError."""
+        out = {}
+        for name, kind, shape in self._listed_arrays(group):
+            data = self.section(f"{group}/{name}", verify=verify)
+            if data.nbytes != DTYPES[kind].itemsize * int(np.prod(shape, dtype=object)):
+                raise _damaged(self.path, f"{kind}{shape} as {name!r}", f"{data.nbytes} bytes")
+            out[name] = np.ndarray(tuple(shape), DTYPES[kind].numpy, data)
+        return out
+
+    def _listed_arrays(self, group: str) -> list[tuple[str, str, list[int]]]:
+        listed = self.meta.get(group)
+        try:
+            rows = [(str(n), str(k), [int(d) for d in shape]) for n, k, shape in listed or ()]
+        except (TypeError, ValueError) as e:
+            raise _damaged(self.path, "a list of arrays", repr(e)) from None
+        for name, kind, shape in rows:
+            if kind not in DTYPES or any(d < 0 for d in shape):
+                raise _damaged(self.path, f"an array type for {name!r}", f"{kind}{shape}")
+        return rows
+
+
+def _damaged(path: Path, expected: str, got: str) -> FormatError:
+    return FormatError(
+        "a damaged or truncated .pjit file",
+        where=str(path),
+        expected=expected,
+        got=got,
+        remedy="copy or convert the file again",
+    )
+
+
+def array_sections(group: str, arrays: Mapping[str, np.ndarray]) -> tuple[list, dict[str, Bytes]]:
+    """A group of arrays: the entry of ``meta`` under its name, and its sections."""
+    listed = [[n, str(dtype(a.dtype)), list(a.shape)] for n, a in arrays.items()]
+    return listed, {f"{group}/{n}": a for n, a in arrays.items()}
+
+
+def write(
+    path: str | os.PathLike, kind: str, meta: Mapping[str, Any], sections: Mapping[str, Bytes]
+) -> None:
+    """Writes a container; the file appears at once, complete.
+
+    Raises:
+        OSError: The file cannot be written; nothing is left of it.
+    """
+    path = Path(path)
+    blocks = {n: _flat(b) for n, b in sections.items()}
+    table = [
+        {"name": n, "offset": 0, "size": b.nbytes, "crc": zlib.crc32(b)} for n, b in blocks.items()
+    ]
+    header = _placed(kind, dict(meta), table)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(_HEAD.pack(MAGIC, VERSION, len(header), zlib.crc32(header), 0))
+            file.write(header)
+            for row, block in zip(table, blocks.values(), strict=True):
+                file.seek(row["offset"])
+                file.write(block)
+            file.truncate(max((r["offset"] + r["size"] for r in table), default=file.tell()))
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _flat(block: Bytes) -> memoryview:
+    if isinstance(block, np.ndarray):
+        return memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+    return memoryview(block)
+
+
+def _placed(kind: str, meta: dict, table: list[dict]) -> bytes:
+    """The header with the offsets filled in; it is padded, so that its size does not depend on them."""
+    room = len(json.dumps({"kind": kind, "meta": meta, "sections": table})) + 20 * len(table)
+    at = _HEAD.size + room
+    for row in table:
+        row["offset"] = at = _rounded(at)
+        at += row["size"]
+    return json.dumps({"kind": kind, "meta": meta, "sections": table}).ljust(room).encode()
+
+
+def _rounded(n: int) -> int:
+    return -(-n // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,417 @@
+"""A compiled program: checks the inputs of a call, gives it memory, and hands it to the engine."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+
+from pjit.array import Array
+from pjit.errors import ExecutionError, InputError, PjitError
+from pjit.ir import expr
+from pjit.ir.errors import listing
+from pjit.ir.program import ProgramView, Segment
+from pjit.ir.types import TensorType
+from pjit.ir.types import dtype as dtype_of
+from pjit.runtime.engine import Engine, HostWork, NativeWork
+from pjit.runtime.hosted import HostedCall, HostOperation
+from pjit.runtime.memory import aligned, allocate
+from pjit.runtime.plan import ERROR_WORD, Arena, Frame, Layout, Plan, estimated_seconds, sizes_of
+from pjit.runtime.signature import Signature, Spec
+
+INLINE_SECONDS = 30e-6  # calls that take less run on the thread of the caller
+MAX_PLANS = 64
+MAX_PLAN_BYTES = 16 << 20
+
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+class Code(Protocol):
+    """Loaded machine code."""
+
+    def address(self, symbol: str) -> int:
+        """The address of a function."""
+
+    def close(self) -> None:
+        """Frees the code."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What an error code of the native code stands for."""
+
+    what: str
+    where: str
+
+
+class _Native:
+    """Loaded code and its entries; freed when no program and no call uses it any more."""
+
+    def __init__(self, code: Code, view: ProgramView) -> None:
+        self.entries = {
+            step.entry: code.address(step.entry) for step in view.steps if isinstance(step, Segment)
+        }
+        self.close = weakref.finalize(self, code.close)
+        self.close.atexit = False  # workers may be running it until the process ends
+
+
+class Program:
+    """A compiled function of arrays.
+
+    Args:
+        view: What the program consists of.
+        code: Its machine code.
+        constants: Its constants, by name.
+        engine: What runs it.
+        sync: Whether a call waits until it has ended.
+        failures: What the error codes of the native code stand for, 1 first; asked for at the first
+            error.
+    """
+
+    def __init__(
+        self,
+        view: ProgramView,
+        code: Code,
+        constants: Mapping[str, np.ndarray],
+        engine: Engine,
+        *,
+        sync: bool = False,
+        failures: Callable[[], Sequence[Failure]] = tuple,
+    ) -> None:
+        self.view, self.engine, self.sync = view, engine, sync
+        self.inputs = tuple(Spec.of(n, t) for n, t in view.inputs)
+        self.outputs = tuple(Spec.of(n, t) for n, _, t in view.results)
+        self.signature = Signature(view.inputs, view.symbols, view.checks)
+        used = {s.name for s in view.slots if s.kind == "constant"}
+        self.constants = {
+            name: aligned(array) if name in used else array for name, array in constants.items()
+        }
+        self.layout = Layout.of(view, self.constants)
+        self._host = tuple(
+            HostOperation(step, self.constants)
+            for step in view.steps
+            if not isinstance(step, Segment)
+        )
+        self._native: _Native | None = _Native(code, view)
+        self._single = (
+            _ENTRY(self._native.entries[view.steps[0].entry])
+            if len(view.steps) == 1 and isinstance(view.steps[0], Segment)
+            else None
+        )
+        self._entry = next(iter(self._native.entries.values()), 0)
+        self._failures = failures
+        self._plans: dict[tuple, Plan] = {}
+        self._clock = 0
+        self._arena: Arena | None = None
+
+    # Calls
+
+    def __call__(self, args: Sequence[Any]) -> list[Array]:
+        """Runs the program on one array per input.
+
+        NumPy arrays are copied unless the call ends before this returns, so the caller may change
+        them; a ``pjit.Array`` is not copied, and may still be computed.
+
+        Returns:
+            One array per output.
+
+        Raises:
+            InputError: An input is missing, or its type or shape is wrong.
+            ExecutionError: The program is closed; or, with ``sync``, the call failed.
+        """
+        dtypes = self.signature.dtypes
+        if len(args) != len(dtypes):
+            raise self._wrong_count(len(args))
+        if self._single is None:
+            return self._dispatch(args)
+        values: list[np.ndarray] = []
+        pending: list[Array] = []
+        for at, (a, dt) in enumerate(zip(args, dtypes, strict=True)):
+            if type(a) is np.ndarray and a.dtype is dt:
+                values.append(a)
+                continue
+            if type(a) is Array and a._work is not None:
+                if type(a._work) is not NativeWork or a._work.engine is not self.engine:
+                    return self._dispatch(args)
+                pending.append(a)
+            values.append(self._converted(at, a))
+        key = tuple([v.shape for v in values])
+        plan = self._plans.get(key) or self._new_plan(key)
+        self._clock = plan.stamp = self._clock + 1
+        if plan.seconds < INLINE_SECONDS and not pending:
+            results = self._call_inline(plan, args, values)
+            if results is not None:
+                return results
+        return self._call_native(plan, args, values, pending)
+
+    def _call_inline(
+        self, plan: Plan, args: Sequence[Any], values: list[np.ndarray]
+    ) -> list[Array] | None:
+        """Runs a short program on this thread; None when the engine has something to run first."""
+        engine = self.engine
+        assert self._single is not None
+        with engine.lock:
+            if not engine.idle():
+                return None
+            self._open()
+            frame, made = self._frame(plan)
+            words = frame.words
+            values = [v if v.flags.carray else np.array(v, order="C") for v in values]
+            for word, v in zip(self.layout.inputs, values, strict=True):
+                words[word] = v.__array_interface__["data"][0]
+            start = perf_counter()
+            self._single(frame.address, 0, 1)
+            seconds = perf_counter() - start
+            code = words[ERROR_WORD]
+            plan.give(frame)
+        if plan.cold:  # the first call also pays for cold caches and fresh pages
+            plan.cold = False
+        else:
+            plan.seconds = min(seconds, 2 * plan.seconds)
+        work = None
+        if code:
+            work = HostWork()
+            work.fail(self.failure(code))
+            if self.sync:
+                work.wait()
+        return self._arrays(plan, made, args, values, work)
+
+    def _call_native(
+        self, plan: Plan, args: Sequence[Any], values: list[np.ndarray], pending: list[Array]
+    ) -> list[Array]:
+        """Puts the program into the queue of the engine."""
+        values = [
+            v if type(a) is Array or (self.sync and v.flags.carray) else _copy(v)
+            for a, v in zip(args, values, strict=True)
+        ]
+        engine = self.engine
+        with engine.lock:
+            native = self._open()
+            frame, made = self._frame(plan)
+            words = frame.words
+            for word, v in zip(self.layout.inputs, values, strict=True):
+                words[word] = v.__array_interface__["data"][0]
+            keep = (native, frame, made, values)
+            work = NativeWork(engine, partial(self._finish, plan, frame, pending), keep)
+            engine.submit(work, self._entry, frame.address)
+        if self.sync:
+            work.wait()
+        return self._arrays(plan, made, args, values, work)
+
+    def _dispatch(self, args: Sequence[Any]) -> list[Array]:
+        """Leaves the call to the dispatcher of the engine."""
+        values: list[np.ndarray | Array] = []
+        shapes: list[tuple[int, ...] | None] = []
+        for at, a in enumerate(args):
+            if type(a) is Array and a._value is None:
+                if a._type is not None and a._type[1] != self.signature.dtypes[at]:
+                    raise self._wrong_dtype(at, a._type[1])
+                values.append(a)
+                shapes.append(None if a._type is None else a._type[0])
+                continue
+            value = self._converted(at, a)
+            shapes.append(value.shape)
+            if type(a) is Array:
+                values.append(a)
+            else:
+                values.append(value if self.sync and value.flags.carray else _copy(value))
+        known = tuple([s for s in shapes if s is not None])
+        plan = None
+        if len(known) == len(shapes):
+            plan = self._plans.get(known) or self._new_plan(known)
+        self._open()
+        work = HostWork()
+        self.engine.dispatch(work, partial(self._run_hosted, values, plan))
+        if self.sync:
+            work.wait()
+        return [
+            Array._of(None, work, i, None if plan is None else self._known_type(t, plan))
+            for i, (_, _, t) in enumerate(self.view.results)
+        ]
+
+    def _known_type(
+        self, t: TensorType, plan: Plan
+    ) -> tuple[tuple[int, ...], np.dtype] | None:
+        if not all(expr.symbols(d) <= plan.values.keys() for d in t.shape):
+            return None
+        return sizes_of(t.shape, plan.values), t.dtype.numpy
+
+    def _run_hosted(
+        self, args: Sequence[np.ndarray | Array], plan: Plan | None
+    ) -> list[np.ndarray]:
+        """Runs a call on the dispatcher, step by step."""
+        values = [a._wait() if isinstance(a, Array) else a for a in args]
+        if plan is None:
+            values = [self._converted(at, v) for at, v in enumerate(values)]
+            key = tuple([v.shape for v in values])
+            plan = self._plans.get(key) or self._new_plan(key)
+        with self.engine.lock:
+            native = self._open()
+            frame, made = self._frame(plan)
+        try:
+            call = HostedCall(self, plan, frame, made, values)
+            return call.run(native.entries, self._host)
+        finally:
+            with self.engine.lock:
+                plan.give(frame)
+
+    def _finish(self, plan: Plan, frame: Frame, pending: list[Array]) -> PjitError | None:
+        """Ends a call of the queue: takes its context back and returns its error."""
+        code = frame.words[ERROR_WORD]
+        plan.give(frame)
+        if code:
+            return self.failure(code)
+        for a in pending:
+            error = getattr(a._work, "error", None)
+            if error is not None:
+                return error
+        return None
+
+    def _frame(self, plan: Plan) -> tuple[Frame, list[np.ndarray]]:
+        """A context and the arrays of the results; with the engine's lock held."""
+        if self.layout.arena and (
+            self._arena is None or self._arena.nbytes < plan.placement.peak
+        ):
+            self._arena = Arena(plan.placement.peak)
+        frame = plan.take(self._arena)
+        made = []
+        for o in plan.outputs:
+            array, frame.words[o.word] = allocate(o.shape, o.dtype, o.nbytes)
+            array.flags.writeable = False
+            made.append(array)
+        return frame, made
+
+    def _arrays(
+        self,
+        plan: Plan,
+        made: list[np.ndarray],
+        args: Sequence[Any],
+        values: list[np.ndarray],
+        work: NativeWork | HostWork | None,
+    ) -> list[Array]:
+        """The results of a native program."""
+        arrays = []
+        for r in plan.results:
+            if r.kind == "made":
+                value = made[r.at]
+            elif r.kind == "constant":
+                value = _copy(self.constants[self.view.slots[r.at].name])
+            else:
+                value = values[r.at] if type(args[r.at]) is Array else _copy(values[r.at])
+            arrays.append(Array._of(value.reshape(r.shape) if r.reshaped else value, work))
+        return arrays
+
+    # Sizes
+
+    def _new_plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+        values = self.signature.bind(shapes)
+        with self.engine.lock:
+            plan = Plan(self.layout, values, estimated_seconds(self.view, values))
+            self._plans[shapes] = plan
+            while len(self._plans) > 1 and (
+                len(self._plans) > MAX_PLANS
+                or sum(p.nbytes for p in self._plans.values()) > MAX_PLAN_BYTES
+            ):
+                oldest = min(self._plans, key=lambda k: (k == shapes, self._plans[k].stamp))
+                del self._plans[oldest]
+        return plan
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: of the constants, of the arena, and of the arena if nothing shared a place."""
+        used = [s.name for s in self.view.slots if s.kind == "constant"]
+        return {
+            "constants": sum(self.constants[n].nbytes for n in set(used) if n in self.constants),
+            "arena": 0 if self._arena is None else self._arena.nbytes,
+            "peak": max((p.placement.peak for p in self._plans.values()), default=0),
+            "unshared": max((p.placement.total for p in self._plans.values()), default=0),
+        }
+
+    # The end
+
+    def _open(self) -> _Native:
+        if self._native is None:
+            raise ExecutionError(
+                "the program is closed", remedy="compile or load it again, or close it later"
+            )
+        return self._native
+
+    def close(self) -> None:
+        """Waits for earlier calls, then frees code, constants and arena; may be repeated."""
+        if self._native is None:
+            return
+        earlier = HostWork()
+        self.engine.dispatch(earlier, list)
+        earlier.wait()
+        with self.engine.lock:
+            native, self._native, self._single = self._native, None, None
+        if native is None:
+            return
+        self.engine.drain()
+        native.close()
+        self._arena, self._host = None, ()
+        self._plans.clear()
+        self.constants.clear()
+
+    # Errors
+
+    def failure(self, code: int) -> ExecutionError:
+        """The error that native code reported by its code."""
+        known = self._failures()
+        if code > len(known):
+            return ExecutionError(f"native code reported the unknown error {code}")
+        return ExecutionError(f"{known[code - 1].what} out of range", where=known[code - 1].where)
+
+    def _converted(self, at: int, a: Any) -> np.ndarray:
+        """An input as an array of its element type, where that loses nothing."""
+        dt = self.signature.dtypes[at]
+        if type(a) is Array:
+            assert a._value is not None
+            value = a._value
+        elif isinstance(a, bool | int | float):
+            kinds = {bool: "b", int: "iuf", float: "f"}[type(a)]
+            if dtype_of(dt).kind not in kinds:
+                raise self._wrong_dtype(at, type(a).__name__)
+            try:
+                return np.array(a, dt)
+            except OverflowError:
+                raise self._wrong_dtype(at, f"{a}, which is out of its range") from None
+        else:
+            try:
+                value = np.asarray(a)
+            except Exception as e:
+                raise self._wrong_dtype(at, f"{type(a).__name__} ({e})") from e
+        if value.dtype == dt:
+            return value
+        if value.dtype.newbyteorder("=") == dt:
+            return value.astype(dt)
+        raise self._wrong_dtype(at, value.dtype)
+
+    def _wrong_dtype(self, at: int, got: object) -> InputError:
+        spec = self.inputs[at]
+        return InputError(
+            f"the input {spec.name!r} has the wrong type",
+            where=f"input {at}",
+            expected=spec,
+            got=got,
+            remedy=f"convert it: np.asarray(x, {spec.dtype.name!r})",
+        )
+
+    def _wrong_count(self, n: int) -> InputError:
+        return InputError(
+            f"the program has {len(self.inputs)} input{'' if len(self.inputs) == 1 else 's'}",
+            expected=listing(list(map(str, self.inputs))),
+            got=f"{n} arrays",
+        )
+
+
+def _copy(a: np.ndarray) -> np.ndarray:
+    copy, _ = allocate(a.shape, a.dtype, a.nbytes)
+    copy[...] = a
+    copy.flags.writeable = False
+    return copy

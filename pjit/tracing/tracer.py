@@ -1,0 +1,515 @@
+"""The tracer: stands for an array while a function is traced, and records what is done with it.
+
+A tracer is a cell that holds an SSA value, so that in-place writes (``x += 1``, ``x[0] = y``, ``out=x``) mean what they mean in
+NumPy: a write replaces the value. A view (``x[1:]``, ``x.T``) knows how to read its value from its base and how to write it
+back. Where NumPy may or may not copy (``reshape``), a write is refused as long as both arrays are in use; so is a write
+into an argument, which would have to change the caller's array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
+from weakref import WeakSet
+
+import numpy as np
+
+from pjit.errors import TraceError
+from pjit.ir import ops
+from pjit.ir.core import Op, Value
+from pjit.ir.types import dtype as element_type
+from pjit.tracing.elementwise import cast
+from pjit.tracing.location import where
+from pjit.tracing.trace import Trace, describe, refuse, refuse_function, refuse_question
+
+FUNCTIONS: dict[Callable, Callable] = {}
+UFUNC_METHODS: dict[str, Callable] = {}
+WEAK = (int, float, complex)  # Python numbers take the dtype of the array beside them
+
+
+def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Callable]:
+    """Registers what is traced for NumPy functions.
+
+    Args:
+        functions: The NumPy functions.
+        only: Keyword arguments of NumPy that are accepted with these values only, and dropped.
+    """
+
+    def register(handler: Callable) -> Callable:
+        def call(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+            for name in only.keys() & kwargs.keys():
+                value = kwargs.pop(name)
+                if not any(value is v or (isinstance(v, str) and value == v) for v in only[name]):
+                    refuse_function(f"{qualified(function)} with {name}={value!r}")
+            return handler(*args, **kwargs)
+
+        for function in functions:
+            FUNCTIONS[function] = call
+        return handler
+
+    return register
+
+
+def qualified(function: Callable) -> str:
+    """``np.linalg.norm``."""
+    module = getattr(function, "__module__", None) or "numpy"
+    return f"{module.replace('numpy', 'np', 1)}.{getattr(function, '__name__', function)}"
+
+
+def tracers(x: Any) -> Iterator[Tracer]:
+    """The tracers in an argument, those in lists, tuples and dicts included."""
+    if isinstance(x, Tracer):
+        yield x
+    elif isinstance(x, list | tuple):
+        for item in x:
+            yield from tracers(item)
+    elif isinstance(x, dict):
+        yield from tracers(list(x.values()))
+
+
+def trace_of(*args: Any) -> Trace:
+    """The trace of the first tracer among the arguments, which must be one."""
+    return next(tracers(args)).context
+
+
+def value_of(t: Trace, x: Any, dtype: Any = None) -> Value:
+    """The value of a tracer or the constant of an array, cast to a dtype."""
+    if isinstance(x, Tracer):
+        if x.context is not t:
+            _refuse_dead(x)
+        return x.value if dtype is None else cast(t, x.value, _element(dtype))
+    if isinstance(x, list | tuple) and any(True for _ in tracers(x)):
+        return value_of(t, np.stack([as_tracer(t, i) for i in x]), dtype)
+    array = np.asarray(x, dtype if type(x) in WEAK else None)
+    return t.constant(array if dtype is None else array.astype(dtype, copy=False))
+
+
+def as_tracer(t: Trace, x: Any, dtype: Any = None) -> Tracer:
+    """The tracer itself, or one for a constant or another dtype."""
+    if isinstance(x, Tracer) and (dtype is None or x.dtype == dtype):
+        value_of(t, x)
+        return x
+    return Tracer(t, value_of(t, x, dtype))
+
+
+def _element(dtype: Any) -> Any:
+    try:
+        return element_type(np.dtype(dtype))
+    except TypeError as e:
+        refuse(f"arrays of dtype {np.dtype(dtype)} cannot be traced", got=str(e))
+
+
+def _refuse_dead(x: Tracer) -> NoReturn:
+    raise TraceError(
+        f"a traced value of {x.context.name} is used after its trace has ended",
+        where=where(),
+        got=describe(x.raw),
+        remedy="return the value from the function; do not keep it in an attribute, global or list",
+    )
+
+
+def _operand(x: Any) -> bool:
+    known = Tracer | np.ndarray | np.generic | bool | int | float | complex | list | tuple
+    return isinstance(x, known) or hasattr(x, "__array__")
+
+
+def _binary(ufunc: np.ufunc) -> Any:
+    def operator(self: Tracer, other: Any) -> Any:
+        return ufunc(self, other) if _operand(other) else NotImplemented
+
+    return operator
+
+
+def _reflected(ufunc: np.ufunc) -> Any:
+    def operator(self: Tracer, other: Any) -> Any:
+        return ufunc(other, self) if _operand(other) else NotImplemented
+
+    return operator
+
+
+def _in_place(ufunc: np.ufunc) -> Any:
+    """Writes into the array; a result of rank 0 is a NumPy scalar, which nothing writes into."""
+
+    def operator(self: Tracer, other: Any) -> Any:
+        if not _operand(other):
+            return NotImplemented
+        scalar = not self.shape and self.base is None
+        return ufunc(self, other) if scalar else ufunc(self, other, out=(self,))
+
+    return operator
+
+
+def _comparison(ufunc: np.ufunc, on_none: bool | None = None) -> Any:
+    def operator(self: Tracer, other: Any) -> Any:
+        if other is None and on_none is not None:
+            return np.full_like(self, on_none, bool)
+        return ufunc(self, other) if _operand(other) else NotImplemented
+
+    return operator
+
+
+def _method(function: Callable, name: str) -> Any:
+    def method(self: Tracer, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    method.__name__, method.__doc__ = name, f"As ``np.ndarray.{name}``."
+    return method
+
+
+def _question(asks: str) -> Any:
+    def question(self: Tracer, *args: Any, **kwargs: Any) -> NoReturn:
+        refuse_question(asks, describe(self.value))
+
+    return question
+
+
+class Tracer:
+    """An array of a function that is being traced; it has a dtype and a shape but no numbers."""
+
+    __slots__ = (
+        "__weakref__",
+        "aliases",
+        "argument",
+        "base",
+        "context",
+        "raw",
+        "read",
+        "seen",
+        "version",
+        "write",
+    )
+    __hash__ = None  # type: ignore[assignment]
+    __array_priority__ = 1000
+
+    def __init__(self, trace: Trace, value: Value, argument: str = "") -> None:
+        self.context, self.raw, self.argument = trace, value, argument
+        self.version = self.seen = 0
+        self.base: Tracer | None = None
+        self.read: Callable[[Value], Value] | None = None
+        self.write: Callable[[Value, Value], Value] | None = None
+        self.aliases: WeakSet[Tracer] | None = None
+
+    # State
+
+    @property
+    def value(self) -> Value:
+        """The value now."""
+        if self.context.closed:
+            _refuse_dead(self)
+        if self.base is not None and self.seen != self.root.version:
+            assert self.read is not None
+            self.raw, self.seen = self.read(self.base.value), self.root.version
+        return self.raw
+
+    @property
+    def root(self) -> Tracer:
+        """The array that a view is a view of."""
+        x = self
+        while x.base is not None:
+            x = x.base
+        return x
+
+    def emit(self, cls: type[Op], *others: Any, **attrs: Any) -> Tracer:
+        """A new array: an operator of this one and others, with one result."""
+        values = [value_of(self.context, x) for x in others]
+        return Tracer(self.context, self.context(cls, self.value, *values, **attrs))
+
+    def derive(
+        self, read: Callable[[Value], Value], write: Callable[[Value, Value], Value] | None
+    ) -> Tracer:
+        """A view: ``read(base) -> view`` and ``write(base, new view) -> new base`` (None: read-only)."""
+        out = Tracer(self.context, read(self.value))
+        out.base, out.read, out.write, out.seen = self, read, write, self.root.version
+        return out
+
+    def alias(self, value: Value) -> Tracer:
+        """An array that may share memory with this one."""
+        out, root = Tracer(self.context, value), self.root
+        out.argument = root.argument
+        root.aliases = out.aliases = root.aliases or WeakSet([root])
+        out.aliases.add(out)
+        return out
+
+    def assign(self, value: Value) -> None:
+        """Writes the whole array in place.
+
+        Raises:
+            TraceError: The array is or may be an argument, is read-only, or may share memory with an array in use.
+        """
+        root = self.root
+        if root.argument:
+            refuse(
+                f"the function writes into its argument {root.argument}, which belongs to the caller",
+                remedy="make a new array: `x = x + y` instead of `x += y`, or start with `x = x.copy()`",
+            )
+        if any(other is not root for other in root.aliases or ()):
+            refuse(
+                "the array that is written may share memory with another one, through reshape or ravel",
+                remedy="add .copy() to the reshape or ravel, or make a new array (`x = x + y`)",
+            )
+        self._store(value)
+
+    def _store(self, value: Value) -> None:
+        if self.base is None:
+            self.raw, self.version = value, self.version + 1
+            return
+        if self.write is None:
+            refuse("the array that is written is a read-only view", remedy="write to a .copy() of it")
+        self.base._store(self.write(self.base.value, value))
+        self.raw, self.seen = value, self.root.version
+
+    # Protocols
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method not in UFUNC_METHODS:
+            refuse_function(f"np.{ufunc.__name__}.{method}")
+        return UFUNC_METHODS[method](trace_of(inputs, kwargs), ufunc, *inputs, **kwargs)
+
+    def __array_function__(
+        self, function: Callable, types: Iterable[type], args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
+        handler = FUNCTIONS.get(function)
+        if handler is None:
+            refuse_function(qualified(function))
+        return handler(function, args, kwargs)
+
+    def __array_namespace__(self, api_version: str | None = None) -> Any:
+        """NumPy, whose functions accept tracers."""
+        return np
+
+    __bool__ = _question("bool()")
+    __int__ = _question("int()")
+    __index__ = _question("operator.index()")
+    __float__ = _question("float()")
+    __complex__ = _question("complex()")
+    __array__ = _question("np.asarray()")
+    __dlpack__ = _question("__dlpack__()")
+    item = _question(".item()")
+    tolist = _question(".tolist()")
+    tobytes = _question(".tobytes()")
+    __reduce_ex__ = _question("pickling")
+
+    def __repr__(self) -> str:
+        return f"<traced {describe(self.raw)}>"
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            refuse_question("formatting", describe(self.value))
+        return repr(self)
+
+    def __copy__(self) -> Tracer:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict) -> Tracer:
+        return self.copy()
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of unsized object")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tracer]:
+        if not self.shape:
+            raise TypeError("iteration over a 0-d array")
+        return (self[i] for i in range(self.shape[0]))
+
+    def __contains__(self, item: Any) -> bool:
+        return bool(np.any(self == item))
+
+    def __getitem__(self, index: Any) -> Any:
+        from pjit.tracing.indexing import getitem
+
+        return getitem(self, index)
+
+    def __setitem__(self, index: Any, new: Any) -> None:
+        from pjit.tracing.indexing import setitem
+
+        setitem(self, index, new)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(np.ndarray, name):
+            refuse_function(f"the attribute {name} of an array")
+        raise AttributeError(f"a traced array has no attribute {name!r}")
+
+    # Operators
+
+    __add__, __radd__, __iadd__ = _binary(np.add), _reflected(np.add), _in_place(np.add)
+    __sub__, __rsub__ = _binary(np.subtract), _reflected(np.subtract)
+    __isub__ = _in_place(np.subtract)
+    __mul__, __rmul__ = _binary(np.multiply), _reflected(np.multiply)
+    __imul__ = _in_place(np.multiply)
+    __truediv__, __rtruediv__ = _binary(np.divide), _reflected(np.divide)
+    __itruediv__ = _in_place(np.divide)
+    __floordiv__, __rfloordiv__ = _binary(np.floor_divide), _reflected(np.floor_divide)
+    __ifloordiv__ = _in_place(np.floor_divide)
+    __mod__, __rmod__ = _binary(np.remainder), _reflected(np.remainder)
+    __imod__ = _in_place(np.remainder)
+    __divmod__, __rdivmod__ = _binary(np.divmod), _reflected(np.divmod)
+    __matmul__, __rmatmul__ = _binary(np.matmul), _reflected(np.matmul)
+    __imatmul__ = _in_place(np.matmul)
+    __and__, __rand__ = _binary(np.bitwise_and), _reflected(np.bitwise_and)
+    __iand__ = _in_place(np.bitwise_and)
+    __or__, __ror__ = _binary(np.bitwise_or), _reflected(np.bitwise_or)
+    __ior__ = _in_place(np.bitwise_or)
+    __xor__, __rxor__ = _binary(np.bitwise_xor), _reflected(np.bitwise_xor)
+    __ixor__ = _in_place(np.bitwise_xor)
+    __lshift__, __rlshift__ = _binary(np.left_shift), _reflected(np.left_shift)
+    __ilshift__ = _in_place(np.left_shift)
+    __rshift__, __rrshift__ = _binary(np.right_shift), _reflected(np.right_shift)
+    __irshift__ = _in_place(np.right_shift)
+    __rpow__, __ipow__ = _reflected(np.power), _in_place(np.power)
+    __eq__, __ne__ = _comparison(np.equal, False), _comparison(np.not_equal, True)
+    __lt__, __le__ = _comparison(np.less), _comparison(np.less_equal)
+    __gt__, __ge__ = _comparison(np.greater), _comparison(np.greater_equal)
+
+    def __neg__(self) -> Any:
+        return np.negative(self)
+
+    def __pos__(self) -> Any:
+        return np.positive(self)
+
+    def __abs__(self) -> Any:
+        return np.absolute(self)
+
+    def __invert__(self) -> Any:
+        return np.invert(self)
+
+    def __pow__(self, other: Any) -> Any:
+        """A power; NumPy computes some scalar exponents as other functions."""
+        if type(other) in (int, float) and self.dtype.kind in "fV":
+            short = {1: np.positive, 2: np.square, -1: np.reciprocal, 0.5: np.sqrt}.get(other)
+            if short is not None:
+                return short(self)
+        if type(other) is int and other == 2 and self.dtype.kind in "iu":
+            return np.square(self)
+        return np.power(self, other) if _operand(other) else NotImplemented
+
+    # Attributes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+        return self.raw.tensor.static_shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return self.raw.tensor.rank
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The NumPy dtype."""
+        return self.raw.dtype.numpy
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * self.itemsize
+
+    @property
+    def device(self) -> str:
+        """The device, as NumPy says it."""
+        return "cpu"
+
+    @property
+    def T(self) -> Tracer:
+        """The view with the dimensions reversed."""
+        return np.transpose(self)
+
+    @property
+    def mT(self) -> Tracer:
+        """The view with the last two dimensions swapped."""
+        return np.matrix_transpose(self)
+
+    @property
+    def real(self) -> Tracer:
+        """The array itself, as a view."""
+        return self.derive(lambda v: v, lambda v, new: new)
+
+    @property
+    def imag(self) -> Tracer:
+        """Zeros."""
+        return np.zeros_like(self)
+
+    # Methods
+
+    all, any = _method(np.all, "all"), _method(np.any, "any")
+    argmax, argmin = _method(np.argmax, "argmax"), _method(np.argmin, "argmin")
+    argsort, clip = _method(np.argsort, "argsort"), _method(np.clip, "clip")
+    conj = conjugate = _method(np.conjugate, "conjugate")
+    cumprod, cumsum = _method(np.cumprod, "cumprod"), _method(np.cumsum, "cumsum")
+    diagonal, dot = _method(np.diagonal, "diagonal"), _method(np.dot, "dot")
+    max, min = _method(np.max, "max"), _method(np.min, "min")
+    mean, std, var = _method(np.mean, "mean"), _method(np.std, "std"), _method(np.var, "var")
+    nonzero, prod = _method(np.nonzero, "nonzero"), _method(np.prod, "prod")
+    ravel, repeat = _method(np.ravel, "ravel"), _method(np.repeat, "repeat")
+    round, squeeze = _method(np.round, "round"), _method(np.squeeze, "squeeze")
+    sum, swapaxes = _method(np.sum, "sum"), _method(np.swapaxes, "swapaxes")
+    take, trace = _method(np.take, "take"), _method(np.trace, "trace")
+
+    def __round__(self, digits: int | None = None) -> Tracer:
+        return np.round(self, digits or 0)
+
+    def astype(
+        self,
+        dtype: Any,
+        order: str = "K",
+        casting: Any = "unsafe",
+        subok: bool = True,
+        copy: bool = True,
+    ) -> Tracer:
+        """As ``np.ndarray.astype``."""
+        if not np.can_cast(self.dtype, dtype, casting):
+            raise TypeError(
+                f"Cannot cast array data from {self.dtype!r} to {np.dtype(dtype)!r} according to "
+                f"the rule {casting!r}"
+            )
+        if not copy and self.dtype == dtype:
+            return self
+        return Tracer(self.context, value_of(self.context, self, dtype))
+
+    def copy(self, order: str = "C") -> Tracer:
+        """A copy."""
+        return Tracer(self.context, self.value)
+
+    def flatten(self, order: str = "C") -> Tracer:
+        """A copy of one dimension."""
+        return np.ravel(self, order=order).copy()
+
+    def reshape(self, *shape: Any, order: str = "C", copy: bool | None = None) -> Tracer:
+        """As ``np.ndarray.reshape``."""
+        wanted = shape[0] if len(shape) == 1 else shape
+        return np.reshape(self, wanted, order=order, copy=copy)  # type: ignore[call-overload]
+
+    def transpose(self, *axes: Any) -> Tracer:
+        """As ``np.ndarray.transpose``."""
+        wanted = axes[0] if len(axes) == 1 else axes or None
+        return np.transpose(self, wanted)
+
+    def sort(self, axis: int = -1, kind: Any = None, order: Any = None) -> None:
+        """Sorts in place."""
+        self.assign(np.sort(self, axis, kind=kind).value)
+
+    def fill(self, value: Any) -> None:
+        """Sets every element."""
+        self[...] = value
+
+
+def new(t: Trace, cls: type[Op], **attrs: Any) -> Tracer:
+    """An operator without operands."""
+    return Tracer(t, t(cls, **attrs))
+
+
+def constant_like(t: Trace, number: Any, shape: tuple[int, ...], dtype: Any) -> Tracer:
+    """A number, or a value that broadcasts, in a shape."""
+    return Tracer(t, t(ops.Broadcast, value_of(t, number, dtype), shape=shape))
