@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
+from pjit.ir.core import Module
 from pjit.ir.errors import PjitError
+from pjit.ir.program import ProgramView
+from pjit.ir.target import Machine
 
 _MODULES = {"cpu": "pjit.backends.llvm.backend", "cuda": "pjit.backends.cuda.backend"}
+
+
+class Backend(Protocol):
+    """What a back end provides.
+
+    Attributes:
+        machine: ``machine(threads=n)`` describes what the code will run on.
+        load_object: ``load_object(code, entries)`` makes code runnable; the result has
+            ``address(entry)`` and ``close()``.
+        Pool: ``Pool(threads)`` runs entries on threads of its own.
+    """
+
+    machine: Callable[..., Machine]
+    load_object: Callable[[bytes, tuple[str, ...]], Any]
+    Pool: Callable[[int], Any]
+
+    def build(self, module: Module, view: ProgramView, machine: Machine) -> bytes:
+        """The object code of a program."""
 
 
 def backends() -> tuple[str, ...]:
@@ -15,12 +37,12 @@ def backends() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
-def backend(name: str) -> ModuleType:
-    """The module of a back end.
+def backend(name: str) -> Backend:
+    """The back end of a name.
 
     Raises:
         PjitError: No back end has the name.
     """
     if name not in _MODULES:
         raise PjitError("no such back end", got=name, expected=", ".join(_MODULES))
-    return importlib.import_module(_MODULES[name])
+    return cast(Backend, importlib.import_module(_MODULES[name]))

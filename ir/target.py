@@ -19,7 +19,8 @@ class Machine:
         l1, l2: Data cache of one core, bytes.
         flops_per_cycle: Peak f32 FLOP a cycle of one core.
         frequency: Cycles a second.
-        bandwidth: Bytes a second one core reads from beyond L2.
+        l1_bytes_per_cycle, l2_bytes_per_cycle, memory_bytes_per_cycle: What one core reads in a cycle
+            from L1, from L2, and from beyond.
         barrier: Seconds that a barrier between the threads costs.
     """
 
@@ -33,7 +34,9 @@ class Machine:
     l2: int = 1 << 20
     flops_per_cycle: int = 64
     frequency: float = 3.7e9
-    bandwidth: float = 40e9
+    l1_bytes_per_cycle: float = 128.0
+    l2_bytes_per_cycle: float = 40.0
+    memory_bytes_per_cycle: float = 20.0
     barrier: float = 0.3e-6
 
     def lanes(self, bits: int) -> int:

@@ -1,45 +1,91 @@
-"""Choices that follow from the numbers of a machine."""
+"""Choices that follow from sizes and the numbers of a machine.
+
+The model of a tile contraction counts the cycles of its inner loop. A step of the depth takes the
+longest of: ``mr*nv`` fused multiply-adds at two a cycle; ``mr + nv`` loads at two a cycle; the
+latency of the accumulators when there are too few of them to hide it; and the ``nv`` vectors of
+the packed operand at the bandwidth of the cache that its column block fits into. Each tile costs
+a little beside its steps. Rows that the last tile computes in vain, and columns that pad the last
+block, count like the others.
+"""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 from pjit.ir import expr
 from pjit.ir.expr import Dim
 from pjit.ir.target import Machine
 
-MAX_VECTORS = 4  # vectors side by side in a register tile
+SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
+MANY_ROWS = 1000  # rows that a symbolic number of rows counts as
+WIDTHS = (1, 2, 3, 4, 6, 8)  # vectors side by side in a register tile
+MOST_ROWS, MOST_POINTERS = 12, 10  # rows of a tile: a fixed distance apart, or each with an address
+CACHE_PERIOD, CACHE_WAYS = 4096, 8  # addresses so many bytes apart share so many lines of L1
+FMA_LATENCY = 4
 FEW_ROWS = 4  # below so many rows, packing an operand costs as much as the product
 
 
-def tile_rows(vectors: int, machine: Machine) -> int:
-    """Rows of a register tile that leaves room for a row of B and one element of A."""
-    return max(1, (machine.vector_registers - vectors - 1) // vectors)
+def guess(d: Dim) -> int:
+    """A size for planning: a symbol counts as ``SYMBOL_GUESS``."""
+    known = expr.substitute(d, dict.fromkeys(expr.symbols(d), SYMBOL_GUESS))
+    assert isinstance(known, int)
+    return max(1, known)
 
 
-def tile_columns(cols: Dim, depth: Dim, machine: Machine, bits: int = 32) -> int:
-    """The width, in elements, of the column blocks that a packed operand is stored in.
+@dataclass(frozen=True)
+class Product:
+    """The sizes of a contraction: rows, columns and the length of the sums (taps times channels).
 
-    The width is 1 to 4 vectors: the fewest padded columns, then the most multiplications per
-    element loaded, ``rows*vectors/(rows + vectors)`` for a tile of rows by vectors. A symbolic
-    number of columns has no padding to compare.
-
-    Args:
-        cols: Columns of the product.
-        depth: Length of the sums.
-        machine: The target.
-        bits: Width of an element.
+    ``scattered`` says that each row has an address of its own, as in a convolution.
     """
-    lanes = machine.lanes(bits)
 
-    def key(vectors: int) -> tuple[int, float]:
-        rows, width = tile_rows(vectors, machine), vectors * lanes
-        padded = -(-cols // width) * width if isinstance(cols, int) else 0
-        return padded, -rows * vectors / (rows + vectors)
+    rows: Dim
+    cols: Dim
+    depth: Dim
+    scattered: bool = False
+    bits: int = 32
 
-    return min(range(1, MAX_VECTORS + 1), key=key) * lanes
+
+def tile_cycles(p: Product, mr: int, nv: int, machine: Machine) -> float:
+    """Cycles that one core takes for a product with register tiles of ``mr`` rows and ``nv``
+    vectors.
+    """
+    vector_bytes = machine.vector_bits // 8
+    depth, cols = guess(p.depth), guess(p.cols)
+    block = depth * nv * vector_bytes
+    if block <= machine.l1 // 2:
+        bandwidth = machine.l1_bytes_per_cycle
+    elif block <= machine.l2 * 5 // 8:
+        bandwidth = machine.l2_bytes_per_cycle
+    else:
+        bandwidth = machine.memory_bytes_per_cycle
+    latency = FMA_LATENCY if mr * nv < 2 * FMA_LATENCY else 0
+    step = max(mr * nv / 2, (mr + nv) / 2, latency, nv * vector_bytes / bandwidth)
+    sets = math.gcd(guess(p.depth) * p.bits // 8, CACHE_PERIOD) / CACHE_PERIOD
+    if not p.scattered and mr * sets > CACHE_WAYS:
+        step *= 1.3  # the rows of A compete for the same lines
+    tile = depth * step + 3 * mr * nv + 20 + (4 * mr if p.scattered else 0)
+    tiles = -(-p.rows // mr) if isinstance(p.rows, int) else MANY_ROWS / mr
+    blocks = -(-cols // (nv * machine.lanes(p.bits)))
+    return tile * tiles * blocks
+
+
+def tile_rows(p: Product, nv: int, machine: Machine) -> tuple[float, int]:
+    """The best number of rows for tiles of ``nv`` vectors, behind the cycles that it takes."""
+    room = (machine.vector_registers - nv - 1) // nv
+    most = max(1, min(room, MOST_POINTERS if p.scattered else MOST_ROWS))
+    return min((tile_cycles(p, mr, nv, machine), -mr) for mr in range(1, most + 1))
+
+
+def tile_columns(p: Product, machine: Machine) -> int:
+    """The width, in elements, of the column blocks that a packed operand is stored in."""
+    best = min(WIDTHS, key=lambda nv: (*tile_rows(p, nv, machine), nv))
+    return best * machine.lanes(p.bits)
 
 
 def worth_packing(rows: Dim, cols: Dim, constant: bool) -> bool:
-    """Whether a matrix product of these sizes should pack its right operand."""
+    """Whether a matrix product should pack its right operand, a constant or not."""
     if cols == 1:
         return False
     return constant or not isinstance(rows, int) or rows >= FEW_ROWS

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
 
+from pjit.ir import expr
 from pjit.ir.builder import Builder
 from pjit.ir.core import Module, Op, Value
 from pjit.ir.expr import Dim
@@ -33,7 +34,7 @@ from pjit.ir.ops import (
 from pjit.ir.ops.nn import MERGED_DEPTH
 from pjit.ir.types import f32
 from pjit.passes.context import Context, Pass
-from pjit.passes.cost import tile_columns, worth_packing
+from pjit.passes.cost import Product, tile_columns, worth_packing
 from pjit.passes.cse import merge_equal
 from pjit.passes.pattern import is_constant
 from pjit.passes.rewrite import rewrite
@@ -65,13 +66,11 @@ class Layout(Pass):
         if isinstance(op, Conv) and convertible(op):
             if is_depthwise(op):
                 return depthwise(op, b)
-            cols, depth = op.w.shape[0] // op.groups, prod(op.w.shape[1:])
-            return packed_conv(op, b, self._columns(op, cols, depth, context))
+            return packed_conv(op, b, self._columns(convolution(op), context))
         return sink(op, b)
 
-    def _columns(self, op: Op, cols: Dim, depth: Dim, context: Context) -> int:
-        bits = max(32, op.type.dtype.bits)
-        return self.nr or tile_columns(cols, depth, context.machine, bits)
+    def _columns(self, sizes: Product, context: Context) -> int:
+        return self.nr or tile_columns(sizes, context.machine)
 
     def _pack(self, op: Op, b: Builder, context: Context) -> Any:
         if not isinstance(op, Matmul) or not op.type.dtype.is_float or 0 in op.b.shape:
@@ -80,7 +79,21 @@ class Layout(Pass):
         cols: Dim = op.b.shape[-1] if op.b.tensor.rank > 1 else 1
         if not worth_packing(rows, cols, is_constant(op.b)):
             return None
-        return packed_matmul(op, b, self._columns(op, cols, op.a.shape[-1], context))
+        if op.b.tensor.rank == 2:
+            rows = expr.product(op.a.shape[:-1])
+        sizes = Product(rows, cols, op.a.shape[-1], bits=max(32, op.type.dtype.bits))
+        return packed_matmul(op, b, self._columns(sizes, context))
+
+
+def convolution(op: Conv) -> Product:
+    """The sizes of a convolution as a contraction."""
+    return Product(
+        rows=expr.product((op.type.shape[0], *op.type.shape[2:])),
+        cols=op.w.shape[0] // op.groups,
+        depth=prod(op.w.shape[1:]),
+        scattered=max(op.w.shape[2:]) > 1 or max(op.strides) > 1,
+        bits=max(32, op.type.dtype.bits),
+    )
 
 
 def convertible(op: Conv) -> bool:

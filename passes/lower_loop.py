@@ -8,8 +8,9 @@ from pjit.ir import expr, ops
 from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.opdef import Elementwise
+from pjit.passes.cost import guess
 from pjit.passes.lower import KernelBuild, merged_extents, unflatten
-from pjit.passes.schedule import CHUNK, guess, reads_windows, split_parallel
+from pjit.passes.schedule import CHUNK, reads_windows, split_parallel
 
 Index = tuple[Dim, ...]
 

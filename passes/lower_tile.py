@@ -31,10 +31,11 @@ def lower_tile(k: KernelBuild) -> None:
     while a_source not in k.memory:
         assert a_source.op is not None
         a_source = a_source.op.operands[0]
-    n = len(tile.batch)
+    n, by_rows = len(tile.batch), k.fused.choice("order") == "rows"
 
     def body(i: Sequence[Dim]) -> None:
-        batch, part, block = i[:n], i[n], i[n + 1]
+        batch = i[:n]
+        part, block = (i[n], i[n + 1]) if by_rows else (i[n + 1], i[n])
         count = expr.minimum(chunk, tiles - part * chunk) if chunk != tiles else tiles
 
         def one(t: Dim) -> None:
@@ -61,7 +62,8 @@ def lower_tile(k: KernelBuild) -> None:
         else:
             k.b.loop(0, count, one)
 
-    k.parallel([*tile.batch, expr.ceildiv(tiles, chunk), blocks], body)
+    grid = [expr.ceildiv(tiles, chunk), blocks]
+    k.parallel([*tile.batch, *(grid if by_rows else grid[::-1])], body)
 
 
 def _finish(

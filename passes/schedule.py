@@ -1,10 +1,4 @@
-"""Chooses how each group runs: tile shapes, chunks, grain; by a cost model of the target.
-
-The model of a tile contraction counts cycles of the inner loop: per step of the depth, ``mr*nv``
-fused multiply-adds at two a cycle, ``mr + nv`` loads at two a cycle, and the latency of the
-accumulators (four cycles); plus a fixed cost for each tile. What the last tile computes in vain
-counts like the rest.
-"""
+"""Chooses how each group runs: tile shapes, chunks, grain; see ``passes.cost`` for the model."""
 
 from __future__ import annotations
 
@@ -19,19 +13,12 @@ from pjit.ir.loops import Tile
 from pjit.ir.ops.fused import Fused
 from pjit.ir.target import Machine
 from pjit.passes.context import Context, Pass
+from pjit.passes.cost import Product, guess, tile_rows
 
-SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
-FMA_LATENCY = 4
 PARALLEL_TARGET = 64  # iterations of a parallel nest beyond which it is not split further
 MIN_WORK = 30_000  # element operations that are worth a second thread
+TILE_CHUNK = 4  # row tiles that one parallel iteration makes at most
 CHUNK = 4096  # elements of a flat loop that one parallel iteration handles
-
-
-def guess(d: Dim) -> int:
-    """A size for planning: a symbol counts as ``SYMBOL_GUESS``."""
-    if isinstance(d, int):
-        return d
-    return max(1, int(expr.substitute(d, dict.fromkeys(expr.symbols(d), SYMBOL_GUESS))))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -57,27 +44,39 @@ def anchor_of(fused: Fused) -> Op:
 
 
 def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
-    """Rows of the register tile, row tiles in one chunk, grain."""
+    """Rows of the register tile, and the order in which tiles are made."""
     anchor = anchor_of(fused)
     tile: Tile = anchor.tile()  # type: ignore[attr-defined]
     packed = anchor.operands[1]
     nr = packed.shape[-1]
     nv = max(1, nr // machine.lanes(packed.dtype.bits))
-    rows, depth = guess(expr.product(tile.rows)), guess(tile.depth) * prod(tile.taps)
-    pointers = len(tile.rows) > 1 or len(tile.taps) > 0
-    static = all(isinstance(d, int) for d in tile.rows)
-    mr = tile_rows(rows if static else None, depth, nv, pointers, machine)
-    tiles = -(-rows // mr)
-    chunk_bytes = mr * guess(tile.depth) * packed.dtype.itemsize * (1 + (len(tile.taps) > 0))
-    chunk = max(1, min(tiles, machine.l2 // 4 // max(1, chunk_bytes)))
-    blocks = guess(packed.shape[-3]) * prod(guess(d) for d in tile.batch)
-    while chunk > 1 and blocks * -(-tiles // chunk) < 16 * machine.threads:
-        chunk = -(-chunk // 2)
-    return {"mr": mr, "nr": nr, "chunk": chunk}
+    sizes = Product(
+        rows=expr.product(tile.rows),
+        cols=tile.cols,
+        depth=tile.depth * prod(tile.taps),
+        scattered=len(tile.rows) > 1 or len(tile.taps) > 0,
+        bits=packed.dtype.bits,
+    )
+    mr = -tile_rows(sizes, nv, machine)[1]
+    order, chunk = tile_order(sizes, mr, machine)
+    return {"mr": mr, "nr": nr, "order": order, "chunk": chunk}
+
+
+def tile_order(p: Product, mr: int, machine: Machine) -> tuple[str, int]:
+    """Which operand stays in the L2 cache while the other passes, and row tiles in one iteration.
+
+    ``rows``: all of B stays, and a tile of rows goes along it. ``columns``: a column block of B stays,
+    and all rows pass; then B, the larger one, comes from memory once.
+    """
+    whole = guess(p.depth) * guess(p.cols) * p.bits // 8
+    tiles = -(-guess(p.rows) // mr)
+    if whole <= machine.l2 // 2:
+        return "rows", max(1, min(tiles // 64, TILE_CHUNK))
+    return "columns", max(1, min(tiles, TILE_CHUNK))
 
 
 def flops(fused: Fused) -> Dim:
-    """Arithmetic operations of a group: exact for contractions, else one an element and operator."""
+    """Arithmetic operations of a group: exact for contractions, else one per element and op."""
     total: Dim = 0
     for op in fused.body.ops:
         if op.terminator or isinstance(op, ops.Const):
@@ -99,21 +98,6 @@ def grain(fused: Fused, iterations: Dim) -> int:
     speed = 4 if fused.kind == "tile" else 1
     each = guess(flops(fused)) / speed / max(1, guess(iterations))
     return max(1, round(MIN_WORK / max(each, 1)))
-
-
-def tile_rows(rows: int | None, depth: int, nv: int, pointers: bool, machine: Machine) -> int:
-    """The rows of the register tile: the fewest cycles for ``rows`` rows (None: many)."""
-    room = machine.vector_registers - nv - 1
-    most = max(1, min(room // nv, 8 if pointers else 14))
-    if machine.vector_registers <= 16:
-        most = max(1, min(most, 6))
-
-    def cycles(mr: int) -> float:
-        step = max(mr * nv / 2, (mr + nv) / 2, FMA_LATENCY if mr * nv < 2 * FMA_LATENCY else 0)
-        tile = depth * step + 3 * mr * nv + 20
-        return tile * (-(-rows // mr) if rows is not None else 1024 / mr)
-
-    return min(range(1, most + 1), key=lambda mr: (cycles(mr), -mr))
 
 
 def split_parallel(extents: list[Dim], keep: int) -> int:

@@ -1,0 +1,38 @@
+"""pjit compiles neural-network graphs to native code.
+
+``pjit.compile`` compiles Python functions of arrays, ``pjit.load`` loads networks from files.
+Importing pjit is cheap: the compiler is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pjit import errors
+    from pjit.api import Model, compile, load
+    from pjit.array import Array
+
+__version__ = "0.1.0"
+__all__ = ["Array", "Model", "__version__", "compile", "errors", "load"]
+
+_FROM = {
+    "Array": "pjit.array",
+    "Model": "pjit.api",
+    "compile": "pjit.api",
+    "load": "pjit.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("pjit.errors")
+    if name not in _FROM:
+        raise AttributeError(f"module 'pjit' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_FROM[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -13,17 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pjit.errors import PjitError
+from pjit.errors import SettingError
 from pjit.runtime import threads as thread_count
 
 EXEC_MODES = ("async", "sync")
 LOG_TOPICS = ("all", "cache", "compile", "passes", "recompiles")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 _LOGGER = logging.getLogger("pjit")
-
-
-class SettingError(PjitError, ValueError):
-    """A setting has a value that it cannot have."""
 
 
 @dataclass(frozen=True)

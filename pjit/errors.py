@@ -1,4 +1,4 @@
-"""The errors that pjit raises. Every one is a ``PjitError``: what, where, expected and got, remedy."""
+"""The errors that pjit raises, all ``PjitError``s: what, where, expected and got, remedy."""
 
 from __future__ import annotations
 
@@ -101,8 +101,17 @@ class CacheError(PjitError):
     """A cache entry cannot be read or written."""
 
 
+class CacheWarning(UserWarning):
+    """The compile cache cannot be written, so programs are compiled again in each process."""
+
+
+class SettingError(PjitError):
+    """A setting has a value that it cannot have."""
+
+
 __all__ = [
     "CacheError",
+    "CacheWarning",
     "ConstraintError",
     "ExecutionError",
     "FormatError",
@@ -114,6 +123,7 @@ __all__ = [
     "PassError",
     "PjitError",
     "Problem",
+    "SettingError",
     "TargetError",
     "TraceError",
     "VerifyError",

@@ -40,6 +40,7 @@ class Names:
 
     def __init__(self, taken: Iterable[str]) -> None:
         self.used = set(taken)
+        self.counts: dict[str, int] = {}
 
     def fresh(self, wanted: str) -> str:
         """The wanted name made an identifier that is not used yet."""
@@ -51,6 +52,19 @@ class Names:
             name, n = f"{base}_{n}", n + 1
         self.used.add(name)
         return name
+
+    def next(self, prefix: str) -> str:
+        """The prefix with the next number that makes it unused."""
+        while True:
+            n = self.counts[prefix] = self.counts.get(prefix, -1) + 1
+            if f"{prefix}{n}" not in self.used:
+                self.used.add(f"{prefix}{n}")
+                return f"{prefix}{n}"
+
+
+def never(e: Dim, bound: Dim) -> bool:
+    """Whether ``0 <= e < bound`` can be ruled out."""
+    return expr.at_least(-1 - e, 0) or expr.at_least(e - bound, 0)
 
 
 class Indexing:
@@ -66,11 +80,11 @@ class Indexing:
         self.out, self.names, self.used = out, names, used
         self.variables: dict[str, str] = {}  # symbol -> Python name
 
-    def fresh(self, wanted: str, low: int = 0, extent: Dim | None = None) -> tuple[str, Expr]:
-        """A new variable: its Python name, and the symbol that stands for it."""
-        name = self.names.fresh(wanted)
+    def next(self, prefix: str, extent: Dim) -> tuple[str, Expr]:
+        """A new variable below an extent: its Python name, and the symbol that stands for it."""
+        name = self.names.next(prefix)
         self.variables["%" + name] = name
-        return name, expr.sym("%" + name, low, extent)
+        return name, expr.sym("%" + name, 0, extent)
 
     def text(self, e: Dim) -> str:
         """An expression, in parentheses unless it is a name or a number."""
@@ -111,7 +125,7 @@ class Indexing:
             if a in scope:
                 return scope[a]
         value = self._divided(a)
-        name = self.names.fresh("q0" if a.op == "//" else "r0")
+        name = self.names.next("q" if a.op == "//" else "r")
         self.out.add(f"{name} = {value}")
         self.out.scopes[-1][a] = name
         return name

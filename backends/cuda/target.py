@@ -17,7 +17,7 @@ class CudaMachine(Machine):
     """A GPU with what the emitter needs to know of it.
 
     A warp counts as the vector register of ``Machine``: 32 lanes of 32 bits. ``threads`` are its
-    multiprocessors; ``l1``, ``flops_per_cycle`` and ``bandwidth`` are those of one.
+    multiprocessors; ``l1``, ``flops_per_cycle`` are those of one.
 
     Attributes:
         cc: The compute capability, e.g. ``(9, 0)``.
@@ -55,7 +55,6 @@ _MACHINES: dict[str, dict] = {
         "l2": 40 << 20,
         "flops_per_cycle": 128,
         "frequency": 1.41e9,
-        "bandwidth": 1.55e12 / 108,
     },
     "sm_90": {
         "cc": (9, 0),
@@ -64,7 +63,6 @@ _MACHINES: dict[str, dict] = {
         "l2": 50 << 20,
         "flops_per_cycle": 256,
         "frequency": 1.83e9,
-        "bandwidth": 3.35e12 / 132,
     },
 }
 TARGETS = tuple(_MACHINES)

@@ -86,6 +86,7 @@ class _Contract:
         self.row_names = [f"#r{i}" for i in range(len(op.rows))]
         self.tap_names = [f"#t{i}" for i in range(len(op.taps))]
         self.a_step = self._coefficient(self.a_offset, "#k")
+        self.guards = self._open_guards()
 
     def emit(self) -> None:
         """Emits the tile: addresses, sums, region."""
@@ -93,10 +94,24 @@ class _Contract:
         sums = self._sums()
         _Finish(self, sums).emit()
 
+    def _open_guards(self) -> list[tuple[Dim, Dim]]:
+        """The guards of A that may fail for some row and tap."""
+        names = [*self.row_names, *self.tap_names]
+        ranged: dict[str, Dim] = {
+            name: expr.sym(name, 0, extent)
+            for name, extent in zip(names, (*self.op.rows, *self.op.taps), strict=True)
+        }
+        guards = [
+            tuple(expr.substitute(self.of(x), ranged) for x in guard) for guard in self.op.a_guards
+        ]
+        return [(x, bound) for x, bound in guards if not expr.within(x, 0, bound)]
+
     def _coefficient(self, x: Dim, name: str) -> Dim:
         found = expr.linear(x, name)
         if found is None:
-            raise IRError("the offset of A is affine in taps and depth", where=str(self.op.loc), got=x)
+            raise IRError(
+                "the offset of A is affine in taps and depth", where=str(self.op.loc), got=x
+            )
         return found[0]
 
     def _place_rows(self) -> None:
@@ -104,7 +119,7 @@ class _Contract:
         e, b = self.e, self.b
         row0 = self.of(self.op.row0)
         fits = isinstance(self.total, int) and self.total % self.mr == 0
-        if fits and expr.mod(row0, self.mr) == 0 or self.mr == 1 or self.total == self.mr:
+        if (fits and expr.mod(row0, self.mr) == 0) or self.mr == 1 or self.total == self.mr:
             self.first = row0 if self.total != self.mr else 0
             self.own: Any = None
             return
@@ -172,7 +187,9 @@ class _Contract:
         for i, pointer in enumerate(pointers):
             address = gep(b, pointer, at, memory)
             if s:
-                address = gep(b, address, b.mul(step, I64(s)) if self.a_step != 1 else I64(s), memory)
+                address = gep(
+                    b, address, b.mul(step, I64(s)) if self.a_step != 1 else I64(s), memory
+                )
             raw = b.load(address, typ=memory, align=self.op.a.dtype.itemsize)
             x = splat(b, self._widened(raw), self.lanes)
             for j, column in enumerate(columns):
@@ -233,11 +250,11 @@ class _AffineRows:
 
 def _affine_rows(c: _Contract) -> _AffineRows | None:
     """The rows as a fixed stride, when the offset is affine in the row and nothing is guarded."""
-    if c.op.a_guards:
+    if c.guards:
         return None
     stride: Dim = 0
     scale: Dim = 1
-    for at, (name, extent) in reversed(list(enumerate(zip(c.row_names, c.op.rows, strict=True)))):
+    for name, extent in reversed(list(zip(c.row_names, c.op.rows, strict=True))):
         if extent == 1:
             continue
         found = expr.linear(c.a_offset, name)
@@ -284,8 +301,8 @@ class _TableRows:
         c, e, b = self.c, self.e, self.b
         self._fill()
         step = c.a_step if isinstance(c.a_step, int) and c.a_step > 0 else ZEROS
-        piece = ZEROS // step if c.op.a_guards else c.op.depth
-        whole = piece == c.op.depth or isinstance(c.op.depth, int) and c.op.depth <= piece
+        piece = ZEROS // step if c.guards else c.op.depth
+        whole = piece == c.op.depth or (isinstance(c.op.depth, int) and c.op.depth <= piece)
 
         def tap(i: Any, state: list[Any]) -> list[Any]:
             at = b.mul(i, I64(self.width))
@@ -318,14 +335,10 @@ class _TableRows:
         saved = e.index.lane
         rows = self._coordinates()
         e.index.lane = Lane(n)
-        symbols = [
-            e.index.fresh(x, 0, extent) for x, extent in zip(rows, c.op.rows, strict=True)
-        ]
+        symbols = [e.index.fresh(x, 0, extent) for x, extent in zip(rows, c.op.rows, strict=True)]
         known = dict(zip(c.row_names, symbols, strict=True))
         offset = expr.substitute(c._substituted(c.a_offset, k=0), known)
-        guards = [
-            tuple(expr.substitute(c.of(x), known) for x in guard) for guard in c.op.a_guards
-        ]
+        guards = [tuple(expr.substitute(x, known) for x in guard) for guard in c.guards]
         zeros = b.ptrtoint(self.zeros, I64)
         base = b.ptrtoint(e.buffers[c.op.a], I64)
 
@@ -461,7 +474,7 @@ class _Finish:
         return min(64, self.n * self.c.dtype.itemsize)
 
     def _row(self, row: Dim, col0: Dim, masked: bool, values: list[Any]) -> None:
-        c, e, b, op = self.c, self.e, self.b, self.op
+        c, e, op = self.c, self.e, self.op
         acc, *coordinates, column = op.regions[0].args
         e.exprs.update(zip(coordinates, c.coordinates(row), strict=True))
         saved = e.index.lane, e.memory.mask
@@ -486,4 +499,3 @@ def _op_cost(x: Op) -> int:
     if not isinstance(x, Prim):
         return 1
     return 1 if x.op_name.removeprefix("k.") in _CHEAP else _COSTLY
-

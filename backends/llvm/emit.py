@@ -230,7 +230,9 @@ class KernelEmitter:
             KYield: lambda op: None,
         }
         if type(op) not in handlers:
-            raise IRError("an operation is not of the kernel level", where=str(op.loc), got=op.op_name)
+            raise IRError(
+                "an operation is not of the kernel level", where=str(op.loc), got=op.op_name
+            )
         handlers[type(op)](op)
 
     def mapped(self, operands: Sequence[Value]) -> Callable[[Dim], Dim]:
@@ -384,8 +386,8 @@ class KernelEmitter:
         n = self.index.lane.n
         return [splat(self.b, v, n) for v in self.block(op.body)]
 
-    def _bounds(self, lo: Dim, hi: Dim) -> tuple[Any, Any]:
-        return tuple(x if isinstance(x, int) else self.index.scalar(x) for x in (lo, hi))
+    def _bound(self, x: Dim) -> Any:
+        return x if isinstance(x, int) else self.index.scalar(x)
 
     def _variable(self, value: Any, lo: Dim, hi: Dim) -> Dim:
         if isinstance(lo, int):
@@ -407,7 +409,7 @@ class KernelEmitter:
         middle = lo + trips // copies * copies
         for start, stop, count in ((lo, middle, copies), (middle, hi, 1)):
             if start != stop:
-                carried = self.loop(*self._bounds(start, stop), count, carried, body)
+                carried = self.loop(self._bound(start), self._bound(stop), count, carried, body)
         return carried
 
     def _ragged(self, op: For, lo: Dim, hi: Dim, init: list[Any]) -> list[Any]:
@@ -418,7 +420,7 @@ class KernelEmitter:
         outer = self.memory.mask
         if outer is not None:  # lanes that are off have no iterations
             high = b.select(outer, high, low)
-        bounds = [reduce_lanes(b, "smin", low), reduce_lanes(b, "smax", high)]
+        first, end = reduce_lanes(b, "smin", low), reduce_lanes(b, "smax", high)
 
         def body(i: Any, values: list[Any]) -> list[Any]:
             at = splat(b, i, n)
@@ -441,7 +443,7 @@ class KernelEmitter:
                 out.append(b.select(mask, phi, old))
             return out
 
-        return self.loop(*bounds, 1, init, body)
+        return self.loop(first, end, 1, init, body)
 
     # Vector loops
 
@@ -466,7 +468,11 @@ class KernelEmitter:
         start: Dim = lo
         partial = [self.prims.identity(c, d) for c, d in zip(op.combine, dtypes, strict=True)]
         wide = n * op.unroll
-        sizes = [wide] if wide == n or (self.machine.masked and not isinstance(trips, int)) else [wide, n]
+        sizes = (
+            [wide]
+            if wide == n or (self.machine.masked and not isinstance(trips, int))
+            else [wide, n]
+        )
         partial = [splat(self.b, v, wide) for v in partial]
         at = wide
         for size in sizes:
@@ -493,7 +499,7 @@ class KernelEmitter:
         """The iterations from start to stop, n at once."""
         if start == stop:
             return partial
-        bounds = self._bounds(start, stop)
+        first, end = self._bound(start), self._bound(stop)
         saved = self.index.lane, self.memory.mask
 
         def body(i: Any, values: list[Any]) -> list[Any]:
@@ -502,8 +508,7 @@ class KernelEmitter:
             aligned = expr.mod(lo, n) == 0
             self.index.lane = Lane(n, name if n > 1 else None, aligned)
             if masked:
-                stop_value = bounds[1] if not isinstance(bounds[1], int) else I64(bounds[1])
-                self.memory.mask = self.index.below(i, stop_value)
+                self.memory.mask = self.index.below(i, I64(end) if isinstance(end, int) else end)
             following = self._iteration(op, variable, values)
             if masked:
                 mask = self.memory.mask
@@ -513,7 +518,7 @@ class KernelEmitter:
             self.index.lane, self.memory.mask = saved
             return following
 
-        return self.loop(*bounds, n, partial, body)
+        return self.loop(first, end, n, partial, body)
 
     def _fold_all(
         self, op: For, dtypes: list[DType], values: list[Any], lanes: int, to: int

@@ -112,7 +112,9 @@ class Prims:
         if dt.name == "f16" and getattr(self.machine, "f16c", True):
             return b.bitcast(b.fptrunc(x, vector(F16, n)), i16)
         bits = b.bitcast(x, vector(I32, n))
-        return b.trunc(self._f16_bits(bits, n) if dt.name == "f16" else self._bf16_bits(bits, n), i16)
+        return b.trunc(
+            self._f16_bits(bits, n) if dt.name == "f16" else self._bf16_bits(bits, n), i16
+        )
 
     def widen(self, dt: DType, x: Any) -> Any:
         """The f32 of the 16 bits of an f16 or bf16."""
@@ -278,9 +280,7 @@ class Prims:
         b.position_at_end(done)
         if not signed:
             return next_result
-        unit = b.or_(
-            b.icmp_signed("==", x, one), b.icmp_signed("==", x, constant(element, -1, n))
-        )
+        unit = b.or_(b.icmp_signed("==", x, one), b.icmp_signed("==", x, constant(element, -1, n)))
         sign = b.select(b.icmp_unsigned("!=", b.and_(y, one), zero), x, one)
         inverse = b.select(unit, sign, zero)
         return b.select(b.icmp_signed("<", y, zero), inverse, next_result)
@@ -365,4 +365,3 @@ class Prims:
             return constant(register_type(dt), int(values[combine]))
         floats = {"add": -0.0, "mul": 1.0, "max": float("-inf"), "min": float("inf"), "or": 0.0}
         return constant(register_type(dt), floats[combine] if dt.is_float else int(floats[combine]))
-

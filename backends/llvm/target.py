@@ -6,6 +6,7 @@ import functools
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 
@@ -35,8 +36,7 @@ class LlvmMachine(Machine):
         return f"{self.triple}/{self.cpu}/{self.features}"
 
 
-_X86_BASE = {"vector_bits": 128, "vector_registers": 16, "fma": False, "masked": False}
-_LEVELS: dict[str, dict] = {
+_LEVELS: dict[str, dict[str, Any]] = {
     "x86-64-v4": {
         "vector_bits": 512,
         "vector_registers": 32,
@@ -51,7 +51,14 @@ _LEVELS: dict[str, dict] = {
         "masked": False,
         "flops_per_cycle": 32,
     },
-    "x86-64-v2": {**_X86_BASE, "flops_per_cycle": 8, "f16c": False},
+    "x86-64-v2": {
+        "vector_bits": 128,
+        "vector_registers": 16,
+        "fma": False,
+        "masked": False,
+        "flops_per_cycle": 8,
+        "f16c": False,
+    },
     "aarch64": {
         "vector_bits": 128,
         "vector_registers": 32,
@@ -147,14 +154,12 @@ def _host_converts_f16(features: frozenset[str]) -> bool:
 
 
 @functools.cache
-def _cache_sizes() -> dict[str, int]:
+def _cache_sizes() -> dict[str, Any]:
     """Bytes of the data caches of one core, where the system tells (Linux)."""
     sizes: dict[str, int] = {}
     for entry in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
-            kind, level, text = (
-                (entry / f).read_text().strip() for f in ("type", "level", "size")
-            )
+            kind, level, text = ((entry / f).read_text().strip() for f in ("type", "level", "size"))
         except OSError:
             continue
         if kind != "Instruction" and level in ("1", "2"):
@@ -176,4 +181,3 @@ def function_attributes(target: Machine) -> tuple[str, ...]:
     if target.vector_bits < 512:
         return ()
     return ('"prefer-vector-width"="512"', '"min-legal-vector-width"="512"')
-

@@ -125,12 +125,12 @@ class Container:
         if s is None:
             raise _damaged(self.path, f"a section {name!r}", ", ".join(self._sections) or "none")
         data = self._data[s.offset : s.offset + s.size]
-        if verify and zlib.crc32(data) != s.crc:
+        if verify and (found := zlib.crc32(data.data)) != s.crc:
             raise FormatError(
                 f"the section {name!r} is damaged",
                 where=f"{self.path}, bytes {s.offset} to {s.offset + s.size}",
                 expected=f"CRC-32 {s.crc:08x}",
-                got=f"{zlib.crc32(data):08x}",
+                got=f"{found:08x}",
                 remedy="copy or convert the file again",
             )
         return data
@@ -190,7 +190,7 @@ def write(
     """
     path = Path(path)
     blocks = {n: _flat(b) for n, b in sections.items()}
-    table = [
+    table: list[dict[str, Any]] = [
         {"name": n, "offset": 0, "size": b.nbytes, "crc": zlib.crc32(b)} for n, b in blocks.items()
     ]
     header = _placed(kind, dict(meta), table)
@@ -212,12 +212,12 @@ def write(
 
 def _flat(block: Bytes) -> memoryview:
     if isinstance(block, np.ndarray):
-        return memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+        return np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
     return memoryview(block)
 
 
 def _placed(kind: str, meta: dict, table: list[dict]) -> bytes:
-    """The header with the offsets filled in; it is padded, so that its size does not depend on them."""
+    """The header with the offsets filled in; padded, so that its size does not depend on them."""
     room = len(json.dumps({"kind": kind, "meta": meta, "sections": table})) + 20 * len(table)
     at = _HEAD.size + room
     for row in table:

@@ -18,7 +18,7 @@ from pjit.runtime.memory import address_of, allocate
 from pjit.runtime.plan import BARRIER_WORD, ERROR_WORD, FIRST_SIZE, Frame, Plan, sizes_of
 
 if TYPE_CHECKING:
-    from pjit.runtime.program import Program
+    from pjit.runtime.program import Runnable
 
 
 class HostOperation:
@@ -84,7 +84,7 @@ class HostedCall:
 
     def __init__(
         self,
-        program: Program,
+        program: Runnable,
         plan: Plan,
         frame: Frame,
         made: Sequence[np.ndarray],

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
@@ -42,14 +41,6 @@ class Code(Protocol):
         """Frees the code."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What an error code of the native code stands for."""
-
-    what: str
-    where: str
-
-
 class _Native:
     """Loaded code and its entries; freed when no program and no call uses it any more."""
 
@@ -61,7 +52,7 @@ class _Native:
         self.close.atexit = False  # workers may be running it until the process ends
 
 
-class Program:
+class Runnable:
     """A compiled function of arrays.
 
     Args:
@@ -70,8 +61,6 @@ class Program:
         constants: Its constants, by name.
         engine: What runs it.
         sync: Whether a call waits until it has ended.
-        failures: What the error codes of the native code stand for, 1 first; asked for at the first
-            error.
     """
 
     def __init__(
@@ -82,7 +71,6 @@ class Program:
         engine: Engine,
         *,
         sync: bool = False,
-        failures: Callable[[], Sequence[Failure]] = tuple,
     ) -> None:
         self.view, self.engine, self.sync = view, engine, sync
         self.inputs = tuple(Spec.of(n, t) for n, t in view.inputs)
@@ -105,7 +93,6 @@ class Program:
             else None
         )
         self._entry = next(iter(self._native.entries.values()), 0)
-        self._failures = failures
         self._plans: dict[tuple, Plan] = {}
         self._clock = 0
         self._arena: Arena | None = None
@@ -362,10 +349,10 @@ class Program:
 
     def failure(self, code: int) -> ExecutionError:
         """The error that native code reported by its code."""
-        known = self._failures()
-        if code > len(known):
-            return ExecutionError(f"native code reported the unknown error {code}")
-        return ExecutionError(f"{known[code - 1].what} out of range", where=known[code - 1].where)
+        what, _, where = self.view.failures[code - 1].partition("; ")
+        return ExecutionError(
+            f"{what} is out of range", where=where, remedy="check the indices that the call got"
+        )
 
     def _converted(self, at: int, a: Any) -> np.ndarray:
         """An input as an array of its element type, where that loses nothing."""

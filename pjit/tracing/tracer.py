@@ -24,6 +24,8 @@ from pjit.tracing.trace import Trace, describe, refuse, refuse_function, refuse_
 
 FUNCTIONS: dict[Callable, Callable] = {}
 UFUNC_METHODS: dict[str, Callable] = {}
+CREATION: set[Callable] = {np.array, np.asarray, np.zeros, np.ones, np.empty, np.full, np.arange}
+CREATION |= {np.eye, np.identity, np.tri}
 WEAK = (int, float, complex)  # Python numbers take the dtype of the array beside them
 
 
@@ -269,6 +271,10 @@ class Tracer:
         self, function: Callable, types: Iterable[type], args: tuple, kwargs: dict[str, Any]
     ) -> Any:
         handler = FUNCTIONS.get(function)
+        if function in CREATION:  # like=self
+            if any(True for _ in tracers(args)):
+                return as_tracer(self.context, args[0], kwargs.get("dtype"))
+            return as_tracer(self.context, function(*args, **kwargs))
         if handler is None:
             refuse_function(qualified(function))
         return handler(function, args, kwargs)

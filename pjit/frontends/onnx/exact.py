@@ -1,8 +1,9 @@
 """Exact arithmetic on shape values: integers with symbols, and quotients of them for float chains.
 
-Exporters compute shapes with ordinary nodes: ``Shape -> Gather -> Cast -> Mul -> Floor -> Cast``. The numbers in
-such a chain are ``Dim``s (ints and symbolic integers) and ``Ratio``s (floats: quotients of ``Dim``s). An operation
-whose outcome depends on the symbols raises ``Unknown``; the chain is then computed at run time instead.
+Exporters compute shapes with ordinary nodes: ``Shape -> Gather -> Cast -> Mul -> Floor -> Cast``.
+The numbers in such a chain are ``Dim``s (ints and symbolic integers) and ``Ratio``s (floats:
+quotients of ``Dim``s). An operation whose outcome depends on the symbols raises ``Unknown``; the
+chain is then computed at run time instead.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def ratio(num: Dim, den: Dim = 1) -> Ratio:
 def from_float(x: float | np.floating) -> Ratio:
     """The simple fraction that rounds to ``x`` in its own precision, or else ``x`` itself.
 
-    A scale of 0.7 is meant as 7/10, so that ``floor(10 * 0.7)`` is 7; its nearest float is a little less.
+    A scale of 0.7 is meant as 7/10, so that ``floor(10 * 0.7)`` is 7; its nearest float is a
+    little less.
     """
     if not isfinite(x):
         raise Unknown

@@ -1,7 +1,8 @@
-"""Functions: operators that the model, or the ONNX standard, defines by means of other operators."""
+"""Functions: operators that the model, or the ONNX standard, defines by other operators."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import onnx
@@ -12,7 +13,7 @@ from pjit.frontends.onnx.registry import Node, Tensor
 if TYPE_CHECKING:
     from pjit.frontends.onnx.importer import Scope
 
-MAX_NODES = 200_000  # that functions may expand to
+MAX_NODES = 50_000  # that functions may expand to
 
 
 class Functions:
@@ -27,7 +28,7 @@ class Functions:
     def find(
         self, domain: str, name: str, overload: str, version: int
     ) -> onnx.FunctionProto | None:
-        """The function that defines an operator: of the model, or of the standard when its body is fixed."""
+        """The function that defines an operator: of the model, or of the standard."""
         found = self.local.get((domain, name, overload))
         if found is not None or domain:
             return found
@@ -56,7 +57,7 @@ class Functions:
                 scope.names[name] = node.input(i)
         importer = node.importer
         given = dict(node.attributes)
-        for default in function.attribute_proto:
+        for default in (*function.attribute_proto, *_standard_defaults(node, function)):
             given.setdefault(default.name, default)
         body = [_bound(n, given, set(scope.names), function) for n in function.node]
         opsets = {_plain(o.domain): o.version for o in function.opset_import}
@@ -80,6 +81,17 @@ class Functions:
         return results
 
 
+def _standard_defaults(node: Node, function: onnx.FunctionProto) -> Iterator[onnx.AttributeProto]:
+    """Defaults of the attributes of a standard operator, which its function body leaves out."""
+    if _plain(function.domain) or not function.attribute:
+        return
+    schema = onnx.defs.get_schema(node.op, node.version, "")
+    for name in function.attribute:
+        default = schema.attributes[name].default_value
+        if default.type != onnx.AttributeProto.UNDEFINED:
+            yield default
+
+
 def _plain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
@@ -90,7 +102,7 @@ def _bound(
     known: set[str],
     function: onnx.FunctionProto,
 ) -> onnx.NodeProto:
-    """A node of a function body with the caller's attributes; absent optional inputs become empty."""
+    """A node of a body with the caller's attributes; absent optional inputs become empty."""
     out = onnx.NodeProto()
     out.CopyFrom(proto)
     absent = set(function.input) - known

@@ -1,4 +1,4 @@
-"""The structure of an ONNX graph: order of the nodes, cycles, undefined and doubly defined names."""
+"""The structure of an ONNX graph: order of the nodes, cycles, undefined and repeated names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ordered(
                 )
                 problems.append(
                     Problem(
-                        node_name(node), node.op_type, f"the name {name!r} is defined by {other} too",
+                        node_name(node), node.op_type, f"{name!r} is defined by {other} too",
                         "give every output a name of its own",
                     )
                 )  # fmt: skip

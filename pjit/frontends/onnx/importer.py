@@ -19,6 +19,8 @@ from pjit.frontends.onnx import (  # noqa: F401  (each registers its operators)
     ops_index,
     ops_math,
     ops_nn,
+    ops_quant,
+    ops_recurrent,
     ops_reduce,
     ops_resize,
     ops_shape,
@@ -56,16 +58,16 @@ def import_onnx(
 
     Args:
         source: The path of the file, or its bytes.
-        inputs: Types that replace the declared ones, by input name: ``{"x": "f32[1,3,224,224]"}``; names in the
-            place of sizes are symbols.
+        inputs: Types that replace the declared ones, by input name:
+            ``{"x": "f32[1,3,224,224]"}``; names in the place of sizes are symbols.
 
     Returns:
-        The module. The arguments are called as the inputs of the model; the function has the attributes ``inputs``
-        and ``outputs`` (names), ``format``, ``opset`` and ``producer``.
+        The module. The arguments are called as the inputs of the model; the function has the
+        attributes ``inputs`` and ``outputs`` (names), ``format``, ``opset`` and ``producer``.
 
     Raises:
         ModelError: The model cannot be converted; it lists every problem.
-        InputError: ``inputs`` names an input that is not there, or gives it a type that it cannot have.
+        InputError: ``inputs`` names an input that is not there, or has a type that does not fit.
         OSError: The file cannot be read.
     """
     model, folder, name = read_model(source)
@@ -130,7 +132,7 @@ class Importer:
         return out
 
     def data(self, tensor: Tensor, b: Builder) -> Value:
-        """A tensor as a value of the IR; a known value becomes a constant or ``sizes`` in the builder's block."""
+        """A tensor as a value; a known one becomes a constant or ``sizes`` in the block."""
         block: Block | None = b.block
         while block is not None:
             if block in tensor.values:
@@ -143,7 +145,7 @@ class Importer:
         return value
 
     def symbol(self, name: str) -> Dim:
-        """The symbol for a ``dim_param``; equal names give equal symbols, different names different ones."""
+        """The symbol for a ``dim_param``, one for each name."""
         if name not in self.symbols:
             base = re.sub(r"\W", "_", name, flags=re.ASCII)
             if not re.match(r"[A-Za-z_]", base) or base in ("min", "max"):
@@ -292,7 +294,7 @@ class Importer:
         opsets: Mapping[str, int],
         loc: Loc | None = None,
     ) -> None:
-        """Imports nodes; the outputs of one that fails are marked so that its followers stay silent."""
+        """Imports nodes; the outputs of one that fails are marked, and its followers skipped."""
         done = ordered(nodes, scope.visible(), self.problems)
         for proto in done:
             self._node(proto, scope, b, opsets, loc or location(proto))
@@ -413,7 +415,7 @@ def _materialise(known: Known, b: Builder, name: str) -> Value:
 
 
 def _check_attributes(node: Node, domain: str) -> None:
-    """Refuses attributes that the operator does not have: ignoring them would change what the model means."""
+    """Refuses attributes that the operator does not have, which may change what it means."""
     if domain or not node.attributes:
         return
     try:

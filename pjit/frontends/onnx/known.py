@@ -14,9 +14,10 @@ from pjit.ir.types import DType, dtype, i64
 
 @dataclass(frozen=True)
 class Known:
-    """A tensor whose elements are known: an array of ``dtype``, or an object array of symbolic numbers.
+    """A tensor whose elements are known: an array, or an object array of symbolic numbers.
 
-    Elements of an object array are ints and ``Expr`` for an integer dtype, ``Ratio`` for a float dtype.
+    The elements of an object array are ints and ``Expr`` for an integer dtype, ``Ratio`` for a
+    float dtype.
     """
 
     dtype: DType

@@ -7,13 +7,13 @@ import onnx
 from pjit.frontends.onnx.reader import Refused
 from pjit.frontends.onnx.registry import Node, Poisoned, Tensor, onnx_op
 from pjit.ir.builder import Builder
-from pjit.ir.core import Block, Value
+from pjit.ir.core import Block, Op, Value
 from pjit.ir.opdef import same_dim
 from pjit.ir.types import TensorType
 
 
 def import_subgraph(n: Node, graph: onnx.GraphProto, b: Builder) -> list[Tensor]:
-    """Imports a subgraph, which sees the names around it, into the block of a builder; gives its outputs.
+    """Imports a subgraph, which sees the names around it; gives its outputs.
 
     Raises:
         Poisoned: The subgraph has problems, which are recorded.
@@ -57,6 +57,11 @@ def if_(n: Node) -> list[Tensor | Value]:
             failed = True
     if failed:
         raise Poisoned
+    condition = n[0]
+    if condition.tensor.rank:
+        condition = n.b("reshape", condition, shape=())
+    if _squeezes(condition, branches[0], yields):
+        return list(import_subgraph(n, branches[0], n.b))
     types = _joined(yields)
     for region, values in zip(regions, yields, strict=True):
         b = Builder(region, n.b.loc, n.b.module)
@@ -65,10 +70,39 @@ def if_(n: Node) -> list[Tensor | Value]:
             for v, t in zip(values, types, strict=True)
         ]
         b("yield", *fitted)
-    condition = n[0]
-    if condition.tensor.rank:
-        condition = n.b("reshape", condition, shape=())
     return list(n.b.build("if", [condition], {}, regions, types).results)
+
+
+def _squeezes(condition: Value, then: onnx.GraphProto, yields: list[list[Value]]) -> bool:
+    """Whether this is ``squeeze`` of a dimension whose size is symbolic.
+
+    PyTorch exports it as ``If(size == 1, Squeeze(x), x)``, whose rank depends on the size. A model
+    that goes on with the squeezed rank needs the size to be 1, which the reshape checks in each call.
+    """
+    if [node.op_type for node in then.node][-1:] != ["Squeeze"] or len(then.output) != 1:
+        return False
+    if yields[0][0].tensor.rank + 1 != yields[1][0].tensor.rank:
+        return False
+    reshape, equal = yields[0][0].op, _source(condition)
+    if reshape is None or reshape.op_name != "reshape" or equal is None or equal.op_name != "eq":
+        return False
+    sides = [_source(v) for v in equal.operands]
+    size = next((x.attrs["dims"] for x in sides if x is not None and x.op_name == "sizes"), ())
+    before, after = list(reshape.operands[0].shape), list(reshape.result.shape)
+    for d in size:
+        if d in before and before.index(d) < len(before):
+            rest = list(before)
+            rest.remove(d)
+            return rest == after
+    return False
+
+
+def _source(v: Value) -> Op | None:
+    """The operation behind reshapes and casts."""
+    op = v.op
+    while op is not None and op.op_name in ("reshape", "cast"):
+        op = op.operands[0].op
+    return op
 
 
 def _joined(yields: list[list[Value]]) -> list[TensorType]:

@@ -25,7 +25,7 @@ class _Term:
 
 
 def _parse(equation: str, ranks: list[int]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
-    """Labels of the operands and of the result; an ellipsis becomes labels ``.0``, ``.1``, ... from the right."""
+    """Labels of the operands and the result; an ellipsis is ``.0``, ``.1``, ... from the right."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     parts = left.split(",")
     if len(parts) != len(ranks):

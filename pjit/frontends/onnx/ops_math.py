@@ -14,7 +14,7 @@ from pjit.ir.types import bool_, i64
 
 
 class Math:
-    """Short names for building elementwise operations; numbers become constants of the dtype of ``like``."""
+    """Builds elementwise operations by name; numbers become constants of the dtype of ``like``."""
 
     def __init__(self, b: Builder, like: Value) -> None:
         self.b, self.dtype = b, like.dtype

@@ -95,7 +95,11 @@ def _spatial(n: Node, x: Value) -> int:
 @onnx_op("Conv")
 def conv(n: Node) -> Value:
     """Convolution in 1, 2 or 3 dimensions, with groups."""
-    x, w = n[0], n[1]
+    return convolution(n, n[0], n[1], n.optional(2))
+
+
+def convolution(n: Node, x: Value, w: Value, bias: Value | None) -> Value:
+    """A convolution with the attributes of a node."""
     spatial = _spatial(n, x)
     if spatial > 3:
         raise Refused(f"convolution in {spatial} dimensions is not supported")
@@ -107,7 +111,7 @@ def conv(n: Node) -> Value:
         "nn.conv", x, w, strides=strides, pads=pads, dilations=dilations,
         groups=n.attr("group", "int", 1),
     )  # fmt: skip
-    return add_channels(n, y, n.optional(2))
+    return add_channels(n, y, bias)
 
 
 @onnx_op("ConvTranspose")
@@ -232,7 +236,7 @@ def _normalised(n: Node, m: Math, x: Value, axes: tuple[int, ...], epsilon: floa
 
 @onnx_op("GroupNormalization")
 def group_normalization(n: Node) -> Value:
-    """Normalises groups of channels; scale and bias are per group before opset 21, then per channel."""
+    """Normalises groups of channels; scale and bias are per channel, before opset 21 per group."""
     x, m = math_of(n)
     groups, epsilon = n.attr("num_groups", "int"), n.attr("epsilon", "float", 1e-5)
     _spatial(n, x)

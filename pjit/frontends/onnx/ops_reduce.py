@@ -101,7 +101,7 @@ def topk(n: Node) -> Any:
 
 
 def _last_axes(n: Node, build: Any) -> Value:
-    """Applies ``build(x, axis)`` along one axis; before opset 13 along all axes from ``axis`` on."""
+    """Applies ``build(x, axis)`` along one axis; before opset 13 along all from ``axis`` on."""
     x = n[0]
     rank = x.tensor.rank
     if n.version >= 13:

@@ -1,7 +1,8 @@
 """Reads ONNX files: bytes to a checked ``ModelProto``, tensors to arrays.
 
-Files may come from anywhere, so nothing here trusts them: sizes are compared with the bytes that are there before
-memory is taken, and external data must be a plain file inside the folder of the model.
+Files may come from anywhere, so nothing here trusts them: sizes are compared with the bytes that
+are there before memory is taken, and external data must be a plain file inside the folder of the
+model.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def read_model(source: str | os.PathLike | bytes) -> tuple[onnx.ModelProto, Path
     """Parses a file, or the bytes of one.
 
     Returns:
-        The model, the folder that its external data lies in (None for bytes), and a name for messages.
+        The model, the folder of its external data (None for bytes), and a name for messages.
 
     Raises:
         ModelError: It is not an ONNX model.
@@ -116,7 +117,7 @@ def load_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     """The array of a tensor, without a copy where it is stored raw.
 
     Raises:
-        Refused: The element type is unknown, the data has the wrong size, or lies where it must not.
+        Refused: The element type is unknown, or the data has the wrong size or place.
     """
     dt = element_type(tensor.data_type)
     shape = tuple(tensor.dims)

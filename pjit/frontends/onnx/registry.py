@@ -68,7 +68,8 @@ class Tensor:
 class Node:
     """A node during its import: attributes, operands and the builder.
 
-    Operands are asked for as data (``node[0]``), as known values (``node.known(1)``) or as both (``node.inputs``).
+    Operands are asked for as data (``node[0]``), as known values (``node.known(1)``) or as both
+    (``node.inputs``).
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class Node:
         return tuple(sorted(found))
 
     def known(self, i: int, what: str) -> Known:
-        """Input ``i``, which has to be known while the model is imported; ``what`` names it in messages."""
+        """Input ``i``, which has to be known now; ``what`` names it in messages."""
         found = self.input(i)
         if found.known is None:
             raise Refused(

@@ -1,7 +1,8 @@
 """Shape propagation: computes nodes whose inputs are all known, symbolically where dimensions are.
 
-``evaluate`` is asked first for every node. When it gives a value, the node makes no operation; so the chains by which
-exporters compute shapes vanish, and what they feed (``Reshape``, ``Resize``, ...) gets symbolic dimensions.
+``evaluate`` is asked first for every node. When it gives a value, the node makes no operation; so
+the chains by which exporters compute shapes vanish, and what they feed (``Reshape``, ``Resize``,
+...) gets symbolic dimensions.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def _constant(n: Node) -> Known:
 
 
 def constant_array(n: Node) -> np.ndarray:
-    """The array of a ``Constant`` node; raises Refused for strings and sparse tensors of odd form."""
+    """The array of a ``Constant`` node; raises Refused for strings."""
     kinds = {
         "value_float": ("float", f32), "value_floats": ("floats", f32),
         "value_int": ("int", i64), "value_ints": ("ints", i64),

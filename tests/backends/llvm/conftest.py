@@ -72,9 +72,7 @@ class Native:
         for p in range(parts):
             lo, hi = extent * p // parts, extent * (p + 1) // parts
             if lo < hi:
-                self.call(
-                    pointers.ctypes.data, values.ctypes.data, error.ctypes.data, lo, hi
-                )
+                self.call(pointers.ctypes.data, values.ctypes.data, error.ctypes.data, lo, hi)
         return int(error[0])
 
 

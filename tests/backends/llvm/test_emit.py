@@ -56,7 +56,12 @@ def once(b: ScalarBuilder, body: Callable[[], None]) -> None:
 
 
 def check(
-    native, function: Function, arrays: Sequence[np.ndarray], tolerance: float = 0.0, parts: int = 1, **sizes: int
+    native,
+    function: Function,
+    arrays: Sequence[np.ndarray],
+    tolerance: float = 0.0,
+    parts: int = 1,
+    **sizes: int,
 ) -> None:
     """The native kernel writes what the interpreter writes."""
     expected = [a.copy() for a in arrays]
@@ -330,7 +335,12 @@ def test_the_parallel_extent_is_divided(native, parts: int) -> None:
             b.store(b.add(b.load(x, [i, j, k]), b.load(x, [0, 0, 0])), y, [i, j, k])
 
         def nest(i: Dim) -> None:
-            b.loop(0, m, lambda j: b.loop(0, 3, lambda k: inner(i, j, k), kind="parallel"), kind="parallel")
+            b.loop(
+                0,
+                m,
+                lambda j: b.loop(0, 3, lambda k: inner(i, j, k), kind="parallel"),
+                kind="parallel",
+            )
 
         b.loop(0, N, nest, kind="parallel")
 
@@ -423,7 +433,9 @@ def test_indices_of_other_integer_types(native, dt: DType) -> None:
 # Primitives and dtypes
 
 
-def apply(dt: DType, names: Sequence[str], arity: int, n: int = 19, out: DType | None = None) -> Function:
+def apply(
+    dt: DType, names: Sequence[str], arity: int, n: int = 19, out: DType | None = None
+) -> Function:
     """y[k] = names[k](x0, x1, ...) in a vector loop."""
 
     def body(b: ScalarBuilder, *buffers: Value) -> None:
@@ -465,7 +477,20 @@ def test_integer_arithmetic(native, dt: DType) -> None:
     x = rng.integers(info.min, info.max, 19, dtype=dt.numpy, endpoint=True)
     y = numbers(dt, 19)
     x[:4], y[:4] = (info.min, info.max, 0, 1), (1, info.max, 0, 0)
-    names = ["add", "sub", "mul", "min", "max", "and_", "or_", "xor", "div", "floordiv", "mod", "fmod"]
+    names = [
+        "add",
+        "sub",
+        "mul",
+        "min",
+        "max",
+        "and_",
+        "or_",
+        "xor",
+        "div",
+        "floordiv",
+        "mod",
+        "fmod",
+    ]
     run = native(apply(dt, names, 2))
     out = np.zeros((len(names), 19), dt.numpy)
     assert run([x, y, out]) == 0

@@ -70,7 +70,7 @@ UNARY = [
     Case("ThresholdedRelu", (f(2, 3),), {"alpha": 0.6}),
     Case("Shrink", (f(2, 3),), {"lambd": 1.0, "bias": 0.5}),
     Case("PRelu", (f(2, 3, 4, 5), f(3, 1, 1))),
-    Case("PRelu", (f(2, 3),  f(1))),
+    Case("PRelu", (f(2, 3), f(1))),
     Case("Clip", (f(2, 3), scalar(-1.0), scalar(0.5)), const=(1, 2)),
     Case("Clip", (f(2, 3), None, scalar(0.5)), label="max"),
     Case("Clip", (f(2, 3),), label="none"),
@@ -80,7 +80,7 @@ UNARY = [
     Case("Cast", (ints(2, 3),), {"to": onnx.TensorProto.FLOAT}, label="float"),
     Case("Cast", (f(2, 3),), {"to": onnx.TensorProto.FLOAT16}, label="half"),
     Case("CastLike", (f(2, 3), ints(1))),
-]  # fmt: skip
+]
 
 NUMBERS, OTHERS = f(2, 1, 3), f(4, 1)
 WHOLE, DIVISORS = ints(2, 3), np.array([[2, -3, 4]], "i8")
@@ -94,13 +94,21 @@ BINARY = [
     Case("Mod", (f(2, 3), f(3)), {"fmod": 1}, label="floats"),
     Case("Pow", (POSITIVE, f(3))),
     Case("Pow", (POSITIVE, np.array([2, 3, 1], "i8")), label="int exponent"),
-    Case("BitShift", (ints(2, 3, low=0, dtype="u1"), np.array([1, 2, 3], "u1")), {"direction": "LEFT"}),
-    Case("BitShift", (ints(2, 3, low=0, dtype="u4"), np.array([1, 2, 3], "u4")), {"direction": "RIGHT"}),
+    Case(
+        "BitShift",
+        (ints(2, 3, low=0, dtype="u1"), np.array([1, 2, 3], "u1")),
+        {"direction": "LEFT"},
+    ),
+    Case(
+        "BitShift",
+        (ints(2, 3, low=0, dtype="u4"), np.array([1, 2, 3], "u4")),
+        {"direction": "RIGHT"},
+    ),
     *(Case(op, (f(2, 3), f(3), f(2, 1)), symbolic=False) for op in ("Min", "Max", "Sum", "Mean")),
     Case("Max", (f(2, 3),), label="one"),
     Case("Where", (bools(2, 1), f(2, 3), f(3))),
     Case("Where", (bools(3), ints(2, 3), i64(7)), const=(2,), label="ints"),
-]  # fmt: skip
+]
 
 X = f(2, 3, 4)
 AXES_ATTRIBUTE = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2")
@@ -158,7 +166,9 @@ SHAPE = [
     Case("Split", (f(2, 7),), {"axis": 1, "split": [5, 2]}, opset=11, outputs=2, symbolic=False),
     Case("Split", (f(2, 7),), {"axis": 1, "num_outputs": 3}, opset=18, outputs=3),
     Case("Slice", (f(5, 7), i64(1, -4), i64(4, 9999), i64(0, 1)), const=(1, 2, 3)),
-    Case("Slice", (f(5, 7), i64(-1), i64(-9999), i64(1), i64(-2)), const=(1, 2, 3, 4), label="back"),
+    Case(
+        "Slice", (f(5, 7), i64(-1), i64(-9999), i64(1), i64(-2)), const=(1, 2, 3, 4), label="back"
+    ),
     Case("Slice", (f(5, 7), i64(4), i64(1), i64(0), i64(-1)), const=(1, 2, 3, 4), label="down"),
     Case("Slice", (f(5, 7), i64(3), i64(2), i64(0)), const=(1, 2, 3), label="empty"),
     Case("Slice", (f(5, 7),), {"starts": [1], "ends": [-1], "axes": [1]}, opset=9),
@@ -172,13 +182,26 @@ SHAPE = [
     Case("Shape", (X,)),
     Case("Shape", (X,), {"start": -2, "end": 3}, label="part"),
     Case("Size", (X,)),
-    Case("ConstantOfShape", (i64(2, 3),), {"value": helper.make_tensor("v", 7, [1], [5])}, const=(0,)),
+    Case(
+        "ConstantOfShape", (i64(2, 3),), {"value": helper.make_tensor("v", 7, [1], [5])}, const=(0,)
+    ),
     Case("ConstantOfShape", (i64(64, 32),), const=(0,), label="large"),
     Case("Range", (scalar(1, "i8"), scalar(9, "i8"), scalar(3, "i8")), const=(0, 1, 2)),
     Case("Range", (scalar(5), scalar(1), scalar(-0.5)), const=(0, 1, 2), label="floats"),
-    Case("Range", (scalar(0, "i8"), scalar(2000, "i8"), scalar(1, "i8")), const=(0, 1, 2), label="long"),
+    Case(
+        "Range",
+        (scalar(0, "i8"), scalar(2000, "i8"), scalar(1, "i8")),
+        const=(0, 1, 2),
+        label="long",
+    ),
     Case("DepthToSpace", (f(2, 8, 3, 2),), {"blocksize": 2}, symbolic=False),
-    Case("DepthToSpace", (f(2, 8, 3, 2),), {"blocksize": 2, "mode": "CRD"}, symbolic=False, label="crd"),
+    Case(
+        "DepthToSpace",
+        (f(2, 8, 3, 2),),
+        {"blocksize": 2, "mode": "CRD"},
+        symbolic=False,
+        label="crd",
+    ),
     Case("SpaceToDepth", (f(2, 3, 4, 6),), {"blocksize": 2}, symbolic=False),
     Case("EyeLike", (f(3, 4),), {"k": 1}),
     Case("EyeLike", (f(3, 4),), {"k": -1, "dtype": onnx.TensorProto.INT64}, label="below"),
@@ -188,7 +211,7 @@ SHAPE = [
     Case("Constant", (), {"value": helper.make_tensor("v", 1, [2], [1.0, 2.0])}),
     Case("Constant", (), {"value_ints": [1, 2, 3]}, label="ints"),
     Case("Constant", (), {"value_float": 2.5}, label="float"),
-]  # fmt: skip
+]
 
 INDEX = [
     Case("Gather", (X, np.array([[0, 2], [-1, 1]], "i8")), {"axis": 1}),
@@ -199,45 +222,118 @@ INDEX = [
     Case("GatherND", (X, np.array([[0, 2], [1, -1]], "i8")), symbolic=False),
     Case("GatherND", (X, np.array([[2], [1]], "i8")), {"batch_dims": 1}, const=(1,), label="batch"),
     Case("ScatterElements", (f(3, 4), np.array([[0, 1, 2, 0]], "i8"), f(1, 4))),
-    Case("ScatterElements", (f(3, 4), np.array([[1, 1], [0, 0], [3, 2]], "i8"), f(3, 2)),
-         {"axis": 1, "reduction": "add"}, opset=18, label="add"),
+    Case(
+        "ScatterElements",
+        (f(3, 4), np.array([[1, 1], [0, 0], [3, 2]], "i8"), f(3, 2)),
+        {"axis": 1, "reduction": "add"},
+        opset=18,
+        label="add",
+    ),
     Case("Scatter", (f(3, 4), np.array([[0, 1, 2, 0]], "i8"), f(1, 4)), opset=9),
     Case("ScatterND", (f(4, 3), np.array([[3], [0]], "i8"), f(2, 3)), symbolic=False),
-    Case("ScatterND", (f(4, 3), np.array([[3], [3]], "i8"), f(2, 3)), {"reduction": "mul"}, opset=16,
-         const=(1,), label="mul"),
+    Case(
+        "ScatterND",
+        (f(4, 3), np.array([[3], [3]], "i8"), f(2, 3)),
+        {"reduction": "mul"},
+        opset=16,
+        const=(1,),
+        label="mul",
+    ),
     Case("OneHot", (np.array([0, 2, -1, 9], "i8"), scalar(3, "i8"), f32(0.5, 2.0)), const=(1,)),
-    Case("OneHot", (ints(2, 2, low=0, high=4), i64(4), f32(0, 1)), {"axis": 0}, const=(1, 2), label="front"),
+    Case(
+        "OneHot",
+        (ints(2, 2, low=0, high=4), i64(4), f32(0, 1)),
+        {"axis": 0},
+        const=(1, 2),
+        label="front",
+    ),
     Case("NonZero", (ints(3, 4, low=0, high=2),)),
     Case("Compress", (f(3, 4), np.array([True, False, True])), {"axis": 0}, const=(1,)),
     Case("Compress", (f(3, 4), np.array([True, False, True])), const=(1,), label="flat"),
-]  # fmt: skip
+]
 
 IMAGE, WEIGHT = f(2, 4, 7, 6), f(6, 4, 3, 3)
 CHANNELS = tuple(f(4, low=0.5) for _ in range(4))
 NN = [
     Case("Conv", (IMAGE, WEIGHT, f(6)), {"pads": [1, 0, 1, 2], "strides": [2, 1]}, const=(1, 2)),
-    Case("Conv", (IMAGE, f(6, 2, 3, 2)), {"group": 2, "dilations": [2, 1]}, const=(1,), label="group"),
-    Case("Conv", (IMAGE, f(4, 1, 3, 3)), {"group": 4, "auto_pad": "SAME_UPPER"}, const=(1,), label="same"),
-    Case("Conv", (IMAGE, WEIGHT), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, const=(1,), label="upper"),
-    Case("Conv", (IMAGE, WEIGHT), {"auto_pad": "SAME_LOWER", "strides": [3, 2]}, const=(1,), label="lower"),
+    Case(
+        "Conv", (IMAGE, f(6, 2, 3, 2)), {"group": 2, "dilations": [2, 1]}, const=(1,), label="group"
+    ),
+    Case(
+        "Conv",
+        (IMAGE, f(4, 1, 3, 3)),
+        {"group": 4, "auto_pad": "SAME_UPPER"},
+        const=(1,),
+        label="same",
+    ),
+    Case(
+        "Conv",
+        (IMAGE, WEIGHT),
+        {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+        const=(1,),
+        label="upper",
+    ),
+    Case(
+        "Conv",
+        (IMAGE, WEIGHT),
+        {"auto_pad": "SAME_LOWER", "strides": [3, 2]},
+        const=(1,),
+        label="lower",
+    ),
     Case("Conv", (IMAGE, WEIGHT), {"auto_pad": "VALID"}, const=(1,), label="valid"),
     Case("Conv", (f(2, 3, 9), f(5, 3, 4)), {"strides": [2]}, const=(1,), label="1d"),
     Case("Conv", (f(1, 2, 4, 5, 3), f(3, 2, 2, 2, 2)), const=(1,), label="3d"),
-    Case("ConvTranspose", (f(2, 4, 3, 5), f(4, 3, 3, 2), f(3)),
-         {"strides": [2, 1], "pads": [1, 0, 0, 1], "output_padding": [1, 0]}, const=(1, 2)),
-    Case("ConvTranspose", (f(2, 4, 5), f(4, 2, 3)), {"group": 2, "strides": [3]}, const=(1,), label="1d"),
-    Case("ConvTranspose", (f(1, 2, 4, 4), f(2, 3, 3, 3)), {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
-         const=(1,), label="same"),
-    Case("ConvTranspose", (f(1, 2, 4, 4), f(2, 3, 3, 3)), {"output_shape": [9, 10], "strides": [2, 2]},
-         const=(1,), symbolic=False, label="shape"),
+    Case(
+        "ConvTranspose",
+        (f(2, 4, 3, 5), f(4, 3, 3, 2), f(3)),
+        {"strides": [2, 1], "pads": [1, 0, 0, 1], "output_padding": [1, 0]},
+        const=(1, 2),
+    ),
+    Case(
+        "ConvTranspose",
+        (f(2, 4, 5), f(4, 2, 3)),
+        {"group": 2, "strides": [3]},
+        const=(1,),
+        label="1d",
+    ),
+    Case(
+        "ConvTranspose",
+        (f(1, 2, 4, 4), f(2, 3, 3, 3)),
+        {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+        const=(1,),
+        label="same",
+    ),
+    Case(
+        "ConvTranspose",
+        (f(1, 2, 4, 4), f(2, 3, 3, 3)),
+        {"output_shape": [9, 10], "strides": [2, 2]},
+        const=(1,),
+        symbolic=False,
+        label="shape",
+    ),
     Case("MaxPool", (IMAGE,), {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1]}),
-    Case("MaxPool", (IMAGE,), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}, label="ceil"),
-    Case("MaxPool", (IMAGE,), {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER", "strides": [2, 2]},
-         label="same"),
+    Case(
+        "MaxPool",
+        (IMAGE,),
+        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+        label="ceil",
+    ),
+    Case(
+        "MaxPool",
+        (IMAGE,),
+        {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER", "strides": [2, 2]},
+        label="same",
+    ),
     Case("MaxPool", (f(2, 3, 9),), {"kernel_shape": [3], "dilations": [2]}, label="1d"),
-    Case("AveragePool", (IMAGE,), {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1]}),
-    Case("AveragePool", (IMAGE,), {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
-         label="counted"),
+    Case(
+        "AveragePool", (IMAGE,), {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1]}
+    ),
+    Case(
+        "AveragePool",
+        (IMAGE,),
+        {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+        label="counted",
+    ),
     Case("AveragePool", (IMAGE,), {"kernel_shape": [2, 2], "auto_pad": "SAME_LOWER"}, label="same"),
     Case("GlobalAveragePool", (IMAGE,)),
     Case("GlobalMaxPool", (IMAGE,)),
@@ -245,21 +341,38 @@ NN = [
     Case("BatchNormalization", (IMAGE, *CHANNELS), {"epsilon": 1e-3}, const=(1, 2, 3, 4)),
     Case("BatchNormalization", (IMAGE, *CHANNELS), opset=7, const=(1, 2, 3, 4)),
     Case("InstanceNormalization", (IMAGE, *CHANNELS[:2]), const=(1, 2)),
-    Case("GroupNormalization", (IMAGE, *(f(2) for _ in range(2))), {"num_groups": 2}, opset=18,
-         const=(1, 2), reference="onnx", symbolic=False),
+    Case(
+        "GroupNormalization",
+        (IMAGE, *(f(2) for _ in range(2))),
+        {"num_groups": 2},
+        opset=18,
+        const=(1, 2),
+        reference="onnx",
+        symbolic=False,
+    ),
     Case("GroupNormalization", (IMAGE, *CHANNELS[:2]), {"num_groups": 2}, opset=21, const=(1, 2)),
     Case("LayerNormalization", (X, f(4), f(4)), const=(1, 2)),
     Case("LayerNormalization", (X, f(3, 4)), {"axis": 1, "epsilon": 1e-2}, const=(1,), label="two"),
     Case("RMSNormalization", (X, f(4)), opset=23, const=(1,), reference="onnx"),
     Case("LRN", (IMAGE,), {"size": 3, "alpha": 0.1}),
-    Case("LRN", (f(4, 4, 3, 3),), {"size": 2, "beta": 0.5, "bias": 2.0}, label="even", reference="onnx"),
+    Case(
+        "LRN",
+        (f(4, 4, 3, 3),),
+        {"size": 2, "beta": 0.5, "bias": 2.0},
+        label="even",
+        reference="onnx",
+    ),
     Case("Gemm", (f(3, 4), f(4, 5), f(5))),
-    Case("Gemm", (f(4, 3), f(5, 4), f(3, 1)), {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0},
-         label="transposed"),
+    Case(
+        "Gemm",
+        (f(4, 3), f(5, 4), f(3, 1)),
+        {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0},
+        label="transposed",
+    ),
     Case("Gemm", (f(3, 4), f(4, 5)), label="plain"),
     Case("MatMul", (f(2, 1, 3, 4), f(5, 4, 2))),
     Case("MatMul", (f(4), f(4, 2)), label="vector"),
-]  # fmt: skip
+]
 
 EINSUM = [
     Case("Einsum", args, {"equation": equation}, label=equation.replace(",", "_"))
@@ -278,26 +391,65 @@ EINSUM = [
 ]
 
 RESIZE = [
-    Case("Resize", (IMAGE, None, f32(1, 1, 2, 2)), {"mode": mode, "coordinate_transformation_mode": c},
-         const=(2,), label=f"{mode} {c}", tolerance=1e-4)
+    Case(
+        "Resize",
+        (IMAGE, None, f32(1, 1, 2, 2)),
+        {"mode": mode, "coordinate_transformation_mode": c},
+        const=(2,),
+        label=f"{mode} {c}",
+        tolerance=1e-4,
+    )
     for mode in ("nearest", "linear", "cubic")
     for c in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
 ] + [
-    *(Case("Resize", (IMAGE, None, f32(1, 1, 0.6, 1.5)), {"nearest_mode": m, "mode": "nearest"},
-           const=(2,), label=m) for m in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")),
-    Case("Resize", (IMAGE, None, None, i64(2, 4, 10, 3)), {"mode": "linear"}, const=(3,), label="sizes",
-         symbolic=False),
-    Case("Resize", (IMAGE, None, None, i64(10, 3)), {"mode": "linear", "axes": [2, 3]}, opset=18,
-         const=(3,), label="axes"),
-    Case("Resize", (IMAGE, None, f32(1, 1, 0.7, 0.8)), {"mode": "cubic", "exclude_outside": 1,
-         "cubic_coeff_a": -0.5}, const=(2,), label="exclude", tolerance=1e-4),
+    *(
+        Case(
+            "Resize",
+            (IMAGE, None, f32(1, 1, 0.6, 1.5)),
+            {"nearest_mode": m, "mode": "nearest"},
+            const=(2,),
+            label=m,
+        )
+        for m in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+    ),
+    Case(
+        "Resize",
+        (IMAGE, None, None, i64(2, 4, 10, 3)),
+        {"mode": "linear"},
+        const=(3,),
+        label="sizes",
+        symbolic=False,
+    ),
+    Case(
+        "Resize",
+        (IMAGE, None, None, i64(10, 3)),
+        {"mode": "linear", "axes": [2, 3]},
+        opset=18,
+        const=(3,),
+        label="axes",
+    ),
+    Case(
+        "Resize",
+        (IMAGE, None, f32(1, 1, 0.7, 0.8)),
+        {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5},
+        const=(2,),
+        label="exclude",
+        tolerance=1e-4,
+    ),
     Case("Resize", (IMAGE, f32(), f32(1, 1, 2, 3)), opset=11, const=(1, 2), label="empty roi"),
     Case("Resize", (IMAGE, f32(1, 1, 2, 2)), opset=10, const=(1,)),
     Case("Resize", (IMAGE, f32(1, 1, 0.5, 0.5)), opset=10, const=(1,), label="shrink"),
-    Case("Resize", (IMAGE, f32(1, 1, 2, 1.5)), {"mode": "linear"}, opset=10, const=(1,), label="linear"),
+    Case(
+        "Resize",
+        (IMAGE, f32(1, 1, 2, 1.5)),
+        {"mode": "linear"},
+        opset=10,
+        const=(1,),
+        label="linear",
+    ),
     Case("Upsample", (IMAGE, f32(1, 1, 2, 3)), opset=9, const=(1,)),
     Case("Upsample", (IMAGE,), {"scales": [1.0, 1.0, 2.0, 2.0], "mode": "linear"}, opset=7),
-]  # fmt: skip
+]
 
 ALL = [*UNARY, *BINARY, *REDUCE, *SHAPE, *INDEX, *NN, *EINSUM, *RESIZE]
 

@@ -248,16 +248,34 @@ def test_float_shape_values_used_as_data():
         ([NODE("ReduceProd", ["s"], ["v"], keepdims=0)], "i64[3*H*N*W]"),
         ([const("i", [3, 0]), NODE("Gather", ["s", "i"], ["v"])], "i64[W,N]"),
         ([NODE("Split", ["s"], ["v", "w"], axis=0)], "i64[N,3]"),
-        ([const("r", [2, 2]), NODE("Reshape", ["s", "r"], ["q"]), NODE("Transpose", ["q"], ["t"]),
-          const("f", [-1]), NODE("Reshape", ["t", "f"], ["v"])], "i64[N,H,3,W]"),
+        (
+            [
+                const("r", [2, 2]),
+                NODE("Reshape", ["s", "r"], ["q"]),
+                NODE("Transpose", ["q"], ["t"]),
+                const("f", [-1]),
+                NODE("Reshape", ["t", "f"], ["v"]),
+            ],
+            "i64[N,H,3,W]",
+        ),
         ([const("two", 2), NODE("Add", ["s", "two"], ["v"])], "i64[N + 2,5,H + 2,W + 2]"),
         ([const("m", [4, 4, 1, 0]), NODE("Max", ["s", "m"], ["v"])], None),
-        ([NODE("Cast", ["s"], ["h"], to=1), const("d", [1, 1, 2, 2], "f4"), NODE("Div", ["h", "d"], ["q"]),
-          NODE("Ceil", ["q"], ["c"]), NODE("Cast", ["c"], ["v"], to=7)], "i64[N,3,(H + 1)//2,(W + 1)//2]"),
-        ([NODE("Size", ["x"], ["k"]), const("a", [0]), NODE("Unsqueeze", ["k", "a"], ["v"])],
-         "i64[3*H*N*W]"),
+        (
+            [
+                NODE("Cast", ["s"], ["h"], to=1),
+                const("d", [1, 1, 2, 2], "f4"),
+                NODE("Div", ["h", "d"], ["q"]),
+                NODE("Ceil", ["q"], ["c"]),
+                NODE("Cast", ["c"], ["v"], to=7),
+            ],
+            "i64[N,3,(H + 1)//2,(W + 1)//2]",
+        ),
+        (
+            [NODE("Size", ["x"], ["k"]), const("a", [0]), NODE("Unsqueeze", ["k", "a"], ["v"])],
+            "i64[3*H*N*W]",
+        ),
     ],
-)  # fmt: skip
+)
 def test_values(nodes, wanted):
     """What a chain computes, read off the shape of a ``ConstantOfShape``."""
     scalar = [const("a0", [-1]), NODE("Reshape", ["v", "a0"], ["v1"])]

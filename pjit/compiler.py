@@ -1,0 +1,224 @@
+"""From a module to a program: passes, machine code, and the way back to every stage as text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from pjit.backends.base import backend
+from pjit.config import Settings, settings
+from pjit.errors import PjitError
+from pjit.ir.core import Module
+from pjit.ir.program import Segment, view
+from pjit.ir.target import Machine
+from pjit.ir.text import print_module
+from pjit.ir.verify import obligations
+from pjit.passes.context import Context, Pass
+from pjit.passes.manager import clone, run_pipeline
+from pjit.passes.pipelines import GRAPH, KERNEL
+from pjit.report import Report, passes_of, steps_of
+from pjit.runtime.binary import Binary
+from pjit.runtime.cache import Cache, key
+from pjit.runtime.engine import engine
+from pjit.runtime.program import Runnable
+
+GRAPH_STAGE = "graph"
+
+
+@dataclass
+class Origin:
+    """What a program was compiled from, and the texts of its stages.
+
+    Passes are deterministic, so a stage is computed when it is asked for.
+
+    Attributes:
+        source: Makes the graph again.
+        machine: The machine it was compiled for.
+    """
+
+    source: Callable[[], Module]
+    machine: Machine
+    _texts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """``graph`` and the passes in order; what occurs again has its count: ``fold.2``."""
+        return (GRAPH_STAGE, *stage_names(pipeline()))
+
+    def ir(self, stage: str | None = None) -> str:
+        """The IR after a stage; None: the graph.
+
+        Raises:
+            PjitError: No stage has the name.
+        """
+        stage = stage or GRAPH_STAGE
+        if stage not in self.stages:
+            raise PjitError(
+                f"no stage is called {stage!r}", expected=", ".join(dict.fromkeys(self.stages))
+            )
+        if stage not in self._texts:
+            module = with_checks(self.source())
+            passes = pipeline()[: self.stages.index(stage)]
+            run_pipeline(module, passes, Context(self.machine))
+            self._texts[stage] = print_module(module)
+        return self._texts[stage]
+
+
+class Program(Runnable):
+    """A compiled function of arrays, and how it came about.
+
+    Attributes:
+        origin: What it was compiled from.
+    """
+
+    def __init__(
+        self, binary: Binary, origin: Origin, target: str, options: Settings, cached: bool
+    ) -> None:
+        began = perf_counter()
+        entries = tuple(s.entry for s in binary.view.steps if isinstance(s, Segment))
+        code = backend(target).load_object(binary.code, entries)
+        super().__init__(
+            binary.view,
+            code,
+            binary.constants,
+            engine(target, options.threads),
+            sync=options.sync,
+        )
+        self.origin = origin
+        self._meta, self._code_size = binary.meta, len(binary.code)
+        self._target, self._cached = target, cached
+        self._load_seconds = perf_counter() - began
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages that ``ir`` knows, in order."""
+        return self.origin.stages
+
+    def ir(self, stage: str | None = None) -> str:
+        """The IR as text: the graph, or what it is after a stage; raises PjitError."""
+        return self.origin.ir(stage)
+
+    def report(self) -> Report:
+        """What was compiled, and how."""
+        meta = self._meta
+        return Report(
+            target=self._target,
+            machine=self.origin.machine.name,
+            threads=self.engine.threads,
+            steps=steps_of(self.view),
+            passes=passes_of(meta.get("passes", ())),
+            build_seconds=meta.get("build_seconds", 0.0),
+            load_seconds=self._load_seconds,
+            cached=self._cached,
+            memory={**self.memory(), "code": self._code_size},
+        )
+
+
+def pipeline() -> list[Pass]:
+    """All passes, from the graph to the program."""
+    return [*GRAPH, *KERNEL]
+
+
+def stage_names(passes: Sequence[Pass]) -> list[str]:
+    """The names of passes; the second ``fold`` is ``fold.2``."""
+    seen: dict[str, int] = {}
+    names = []
+    for p in passes:
+        seen[p.name] = seen.get(p.name, 0) + 1
+        names.append(p.name if seen[p.name] == 1 else f"{p.name}.{seen[p.name]}")
+    return names
+
+
+def compile_module(
+    module: Module,
+    *,
+    target: str = "cpu",
+    threads: int | None = None,
+    options: Settings | None = None,
+    cache: bool = True,
+    source: Callable[[], Module] | None = None,
+    name: str | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Program:
+    """Compiles the main function of a module of level ``graph``.
+
+    Args:
+        module: What to compile; it is not changed.
+        target: The back end.
+        threads: Threads that run the program; the settings' number by default.
+        options: The settings; by default those of the environment.
+        cache: Whether to look for the program in the compile cache, and to store it there.
+        source: Makes the module again, for ``Program.ir``; by default a copy is kept.
+        name: The key under which it is stored in the cache, where it is known not to be; by default
+            the text and the constants are hashed.
+        notes: Plain data to keep with the program in the cache.
+
+    Raises:
+        PjitError: A setting is wrong, or a pass or the back end failed.
+    """
+    options = _options(options, threads)
+    machine = backend(target).machine(threads=options.threads)
+    if source is None:
+        kept = clone(module)
+        source = partial(clone, kept)
+    store = open_cache(options) if cache and options.dump is None else None
+    if store is not None and name is None:
+        name = program_key(target, machine, key([print_module(module)], module.constants))
+        if (found := store.load(name)) is not None:
+            return Program(found, Origin(source, machine), target, options, cached=True)
+    binary = build(clone(module), target, machine, options)
+    binary.meta.update(notes or {})
+    if store is not None and name is not None:
+        store.store(name, binary)
+    return Program(binary, Origin(source, machine), target, options, cached=False)
+
+
+def build(module: Module, target: str, machine: Machine, options: Settings) -> Binary:
+    """Runs all passes on a module, in place, and makes machine code of it."""
+    with_checks(module)
+    context = Context(
+        machine,
+        verify=options.verify,
+        dump=options.dump,
+        log=lambda line: options.say("passes", line),
+    )
+    records = run_pipeline(module, pipeline(), context)
+    began = perf_counter()
+    program = view(module)
+    code = backend(target).build(module, program, machine)
+    seconds = perf_counter() - began
+    fields = ("name", "seconds", "changed", "ops_before", "ops_after")
+    passes = [{f: getattr(r, f) for f in fields} for r in records]
+    options.say("compile", f"{sum(r.seconds for r in records):.3f} s passes, {seconds:.3f} s code")
+    return Binary.of(module, program, code, {"passes": passes, "build_seconds": seconds})
+
+
+def with_checks(module: Module) -> Module:
+    """Notes which dimensions the graph takes as equal, so that each call checks them."""
+    main = module.main
+    if found := obligations(main):
+        main.attrs["checks"] = tuple(found)
+    return module
+
+
+def open_cache(options: Settings) -> Cache:
+    """The compile cache of the settings."""
+    return Cache(
+        options.cache_dir, lambda line: options.say("cache", line), verify=options.verify
+    )
+
+
+def program_key(target: str, machine: Machine, content: str) -> str:
+    """The key of a program in the cache."""
+    fields = {f.name: getattr(machine, f.name) for f in dataclasses.fields(machine)}
+    return key(["program", target, sorted(fields.items()), content])
+
+
+def _options(options: Settings | None, threads: int | None) -> Settings:
+    if options is None:
+        return settings(threads=threads)
+    return options if threads is None else dataclasses.replace(options, threads=threads)

@@ -1,0 +1,92 @@
+"""A compiled program as data: its code, its constants and its steps as text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pjit.ir import ops
+from pjit.ir.core import Block, Module
+from pjit.ir.loops import For, kernels
+from pjit.ir.program import ProgramView, view
+from pjit.ir.text import parse_module, print_module
+from pjit.runtime.container import Bytes, Container, array_sections
+
+
+@dataclass
+class Binary:
+    """Everything that a program needs to run.
+
+    Attributes:
+        view: The program.
+        code: Object code.
+        constants: The constants that the program uses.
+        text: The main function, and the interfaces and parallel loops of the kernels, as IR text.
+        meta: Plain data for reports.
+    """
+
+    view: ProgramView
+    code: Bytes
+    constants: Mapping[str, np.ndarray]
+    text: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(module: Module, view: ProgramView, code: bytes, meta: dict[str, Any]) -> Binary:
+        """Made of a module of level ``program`` and its object code."""
+        used = {op.attrs["value"] for op in module.main.walk() if isinstance(op, ops.Const)}
+        constants = {n: a for n, a in module.constants.items() if n in used}
+        return Binary(view, code, constants, print_module(_skeleton(module)), meta)
+
+    def sections(self, group: str) -> tuple[dict[str, Any], dict[str, Bytes]]:
+        """The entries of ``meta`` and the sections of a container, under names of a group."""
+        listed, blocks = array_sections(f"{group}/constants", self.constants)
+        return {f"{group}/constants": listed, f"{group}/meta": self.meta}, {
+            f"{group}/program": self.text.encode(),
+            f"{group}/code": self.code,
+            **blocks,
+        }
+
+    @staticmethod
+    def read(container: Container, group: str, *, verify: bool) -> Binary:
+        """Reads what ``sections`` made; the constants stay in the mapped file.
+
+        Args:
+            container: Where it is.
+            group: Its group.
+            verify: Whether the constants are compared with their checksums; all else always is.
+
+        Raises:
+            PjitError: Something is missing or damaged.
+        """
+        text = container.text(f"{group}/program")
+        constants = container.arrays(f"{group}/constants", verify=verify)
+        module = parse_module(text, constants, name=str(container.path))
+        module.constants.update(constants)
+        code = container.section(f"{group}/code").tobytes()
+        return Binary(
+            view(module), code, module.constants, text, container.meta.get(f"{group}/meta", {})
+        )
+
+
+def _skeleton(module: Module) -> Module:
+    """The main function, and of each kernel what a program's view depends on."""
+    out = Module(constants=module.constants)
+    out.add(module.main)
+    for kernel in kernels(module):
+        out.add(dataclasses.replace(kernel, body=_outline(kernel.body)))
+    return out
+
+
+def _outline(source: Block) -> Block:
+    """The arguments and the parallel loops of a block."""
+    body = Block([a.type for a in source.args], [a.name for a in source.args])
+    loop = next((o for o in source.ops if isinstance(o, For) and o.kind == "parallel"), None)
+    if loop is not None:
+        body.append(For((), loop.attrs, (), loop.loc, [_outline(loop.body)]))
+    body.append(type(source.last)((), {}, (), source.last.loc))
+    return body

@@ -1,0 +1,208 @@
+"""The compile cache: programs in a private folder, under a hash of all that they were made from.
+
+An entry is one file, written under another name and renamed. A damaged entry is compiled again.
+When the folder cannot be written, a warning says so once and compilation goes on without the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from pjit.errors import CacheWarning, PjitError
+from pjit.runtime import container
+from pjit.runtime.binary import Binary
+
+LIMIT = 4 << 30  # bytes
+_KIND, _GROUP, _SUFFIX, _STAMP = "cache", "cache", ".pjit", ".stamp"
+_SETTLED_NS = 2_000_000_000  # a file changed more recently may change again unnoticed
+_PACKAGES = ("pjit", "llvmlite", "numpy")
+
+Log = Callable[[str], None]
+_warned: set[Path] = set()
+
+
+class Cache:
+    """A folder of compiled programs.
+
+    Args:
+        folder: The folder; None for the user's cache folder.
+        log: Takes a line about each hit and miss.
+        verify: Whether the constants of entries are compared with their checksums.
+        limit: Bytes that the entries may take together; those used longest ago are removed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        log: Log = lambda line: None,
+        *,
+        verify: bool = False,
+        limit: int = LIMIT,
+    ) -> None:
+        self.folder = folder if folder is not None else default_folder()
+        self._log, self._verify, self._limit = log, verify, limit
+
+    def load(self, key: str) -> Binary | None:
+        """The program of a key, or None; a damaged entry is removed."""
+        path = self.folder / (key + _SUFFIX)
+        try:
+            if not self._is_private(path):
+                return None
+            entry = container.Container.open(path, _KIND)
+            binary = Binary.read(entry, _GROUP, verify=self._verify)
+        except FileNotFoundError:
+            self._log(f"no entry {key}")
+            return None
+        except (OSError, PjitError) as e:
+            self._log(f"the entry {key} cannot be used and is made again: {e}")
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        self._log(f"entry {key}")
+        return binary
+
+    def store(self, key: str, binary: Binary) -> None:
+        """Writes the program of a key, and removes old entries when there are too many bytes."""
+        meta, sections = binary.sections(_GROUP)
+        try:
+            self._make_folder()
+            container.write(self.folder / (key + _SUFFIX), _KIND, meta, sections)
+            self._trim()
+        except OSError as e:
+            self._warn(e)
+
+    def file_digest(self, path: Path) -> str:
+        """A hash of the bytes of a file, remembered with the file's size and times.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        status = path.stat()
+        identity = [
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        ]
+        stamp = self.folder / (_hash(str(path.resolve()).encode()) + _STAMP)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if self._is_private(stamp):
+                known = json.loads(stamp.read_text())
+                if known["identity"] == identity:
+                    return str(known["digest"])
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
+            with contextlib.suppress(OSError):
+                self._make_folder()
+                text = json.dumps({"identity": identity, "digest": digest})
+                temporary = stamp.with_name(f".{stamp.name}.{os.getpid()}")
+                temporary.write_text(text)
+                os.replace(temporary, stamp)
+        return digest
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _is_private(self, path: Path) -> bool:
+        """Whether nobody else can have written a file; raises OSError when it is missing."""
+        if sys.platform == "win32":
+            return path.exists()
+        for p in (self.folder, path):
+            status = p.stat()
+            if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                self._log(f"{p} is not used: other users may write it")
+                return False
+        return True
+
+    def _trim(self) -> None:
+        found = []
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_mtime_ns, status.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found)[:-1]:
+            if total <= self._limit:
+                break
+            self._log(f"{path.stem} is removed: the cache holds {total} bytes")
+            with contextlib.suppress(OSError):
+                path.unlink()
+                total -= size
+
+    def _warn(self, error: OSError) -> None:
+        self._log(f"not written: {error}")
+        if self.folder not in _warned:
+            _warned.add(self.folder)
+            warnings.warn(
+                f"pjit cannot write its compile cache {self.folder} ({error.strerror or error}); "
+                "programs are compiled again in each process. Set PJIT_CACHE_DIR to a folder that "
+                "can be written",
+                CacheWarning,
+                stacklevel=2,
+            )
+
+
+def default_folder() -> Path:
+    """The cache folder of the user."""
+    return Path(platformdirs.user_cache_dir("pjit"))
+
+
+def key(parts: Iterable[object], arrays: Mapping[str, np.ndarray] | None = None) -> str:
+    """A hash of texts, numbers and arrays, and of this version of pjit."""
+    digest = hashlib.blake2b(digest_size=20)
+    for part in (_fingerprint(), *parts):
+        data = str(part).encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    for name, array in sorted((arrays or {}).items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=20).hexdigest()
+
+
+@cache
+def _fingerprint() -> str:
+    """A hash of what compiles: the sources of pjit and the versions of its libraries."""
+    import pjit.backends
+    import pjit.ir
+    import pjit.passes
+
+    digest = hashlib.blake2b(digest_size=20)
+    digest.update(repr([(p, _version(p)) for p in _PACKAGES]).encode())
+    packages: tuple[Any, ...] = (pjit, pjit.ir, pjit.passes, pjit.backends)
+    for package in packages:
+        root = Path(package.__file__).parent
+        for file in sorted(root.rglob("*.py")):
+            digest.update(str(file.relative_to(root)).encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

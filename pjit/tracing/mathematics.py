@@ -1,0 +1,230 @@
+"""NumPy functions that are compositions of others, and questions about dtypes and shapes, on tracers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pjit.tracing.reductions import finish
+from pjit.tracing.tracer import WEAK, Tracer, as_tracer, implements, trace_of, tracers
+
+NOTHING = np._NoValue
+
+
+@implements(np.clip)
+def clip(
+    a: Any,
+    a_min: Any = None,
+    a_max: Any = None,
+    out: Any = None,
+    *,
+    min: Any = NOTHING,
+    max: Any = NOTHING,
+    **options: Any,
+) -> Tracer:
+    """np.clip."""
+    low = a_min if min is NOTHING else min
+    high = a_max if max is NOTHING else max
+    bounds = [b for b in (low, high) if b is not None]
+    t = trace_of(a, bounds, out)
+    x = as_tracer(t, a)
+    if not bounds:
+        return finish(np.positive(x, **options) if x.dtype != bool else x.copy(), out)
+    kinds = (b if type(b) in WEAK else as_tracer(t, b).dtype for b in bounds)
+    x = x.astype(np.result_type(x.dtype, *kinds))
+    x = x if low is None else np.maximum(x, low, **options)
+    return finish(x if high is None else np.minimum(x, high, **options), out)
+
+
+@implements(np.round, np.around)
+def round_(a: Any, decimals: int = 0, out: Any = None) -> Tracer:
+    """np.round."""
+    x = as_tracer(trace_of(a, out), a)
+    if x.dtype == bool:
+        result = x.astype(np.float16)
+        return finish(np.rint(result), out)
+    if x.dtype.kind in "iu":
+        if decimals >= 0:
+            return finish(x.copy(), out)
+        unit = 10**-decimals
+        return finish((np.rint(x / unit) * unit).astype(x.dtype), out)
+    if decimals == 0:
+        return finish(np.rint(x), out)
+    unit = 10 ** abs(decimals)
+    scaled = np.rint(x * unit if decimals > 0 else x / unit)
+    return finish(scaled / unit if decimals > 0 else scaled * unit, out)
+
+
+@implements(np.fix)
+def fix(x: Any, out: Any = None) -> Tracer:
+    """np.fix."""
+    return finish(np.trunc(x), out)
+
+
+@implements(np.nan_to_num, copy=(True, False))
+def nan_to_num(x: Any, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Tracer:
+    """np.nan_to_num."""
+    if x.dtype.kind in "biu":
+        return x.copy()
+    limits = np.finfo(x.dtype)
+    kind = x.dtype.type
+    result = np.where(np.isnan(x), kind(nan), x)
+    result = np.where(x == np.inf, kind(limits.max if posinf is None else posinf), result)
+    return np.where(x == -np.inf, kind(limits.min if neginf is None else neginf), result)
+
+
+@implements(np.isclose)
+def isclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> Tracer:
+    """np.isclose."""
+    t = trace_of(a, b, rtol, atol)
+    x, y = as_tracer(t, a), as_tracer(t, b)
+    if y.dtype.kind in "biu":
+        y = y.astype(np.float64)
+    near = (np.abs(x - y) <= atol + rtol * np.abs(y)) & np.isfinite(y) | (x == y)
+    return near | (np.isnan(x) & np.isnan(y)) if equal_nan else near
+
+
+@implements(np.allclose)
+def allclose(a: Any, b: Any, *args: Any, **kwargs: Any) -> Tracer:
+    """np.allclose, as a traced bool."""
+    return np.all(isclose(a, b, *args, **kwargs))
+
+
+@implements(np.array_equal)
+def array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> Any:
+    """np.array_equal, as a traced bool; False when the shapes differ."""
+    if np.shape(a1) != np.shape(a2):
+        return False
+    equal = np.equal(a1, a2)
+    if equal_nan:
+        equal = equal | ((a1 != a1) & (a2 != a2))
+    return np.all(equal)
+
+
+@implements(np.isposinf)
+def isposinf(x: Any, out: Any = None) -> Tracer:
+    """np.isposinf."""
+    return finish(np.isinf(x) & ~np.signbit(x), out)
+
+
+@implements(np.isneginf)
+def isneginf(x: Any, out: Any = None) -> Tracer:
+    """np.isneginf."""
+    return finish(np.isinf(x) & np.signbit(x), out)
+
+
+@implements(np.isin, assume_unique=(True, False), kind=(None, "sort", "table"))
+def isin(element: Any, test_elements: Any, *, invert: bool = False) -> Tracer:
+    """np.isin, by comparing every element with every test element."""
+    t = trace_of(element, test_elements)
+    found = np.any(as_tracer(t, element)[..., None] == np.ravel(as_tracer(t, test_elements)), -1)
+    return ~found if invert else found
+
+
+@implements(np.sinc)
+def sinc(x: Any) -> Tracer:
+    """np.sinc."""
+    if x.dtype.kind in "biu":
+        x = x.astype(np.float64)
+    tiny = x.dtype.type(1e-20 if x.dtype.itemsize > 2 else np.finfo(x.dtype).eps)
+    y = x.dtype.type(np.pi) * np.where(x == 0, tiny, x)
+    return np.sin(y) / y
+
+
+@implements(np.polyval)
+def polyval(p: Any, x: Any) -> Tracer:
+    """np.polyval, by Horner's rule."""
+    coefficients = list(p)
+    result = np.zeros_like(x) if not isinstance(x, list) else 0
+    for c in coefficients:
+        result = result * x + c
+    return result
+
+
+@implements(np.trapezoid)
+def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Tracer:
+    """np.trapezoid."""
+    t = trace_of(y, x, dx)
+    values = as_tracer(t, y)
+    width: Any = dx
+    if x is not None:
+        steps = np.diff(as_tracer(t, x), axis=axis if np.ndim(x) > 1 else -1)
+        shape = [1] * values.ndim
+        shape[axis] = steps.shape[0] if steps.ndim == 1 else 1
+        width = steps.reshape(shape) if steps.ndim == 1 else steps
+    lead = (slice(None),) * (axis % values.ndim)
+    upper, lower = values[(*lead, slice(1, None))], values[(*lead, slice(None, -1))]
+    return np.sum(width * (upper + lower) / 2.0, axis)
+
+
+@implements(np.real)
+def real(val: Any) -> Tracer:
+    """np.real."""
+    return val.real
+
+
+@implements(np.imag)
+def imag(val: Any) -> Tracer:
+    """np.imag."""
+    return val.imag
+
+
+@implements(np.real_if_close)
+def real_if_close(a: Any, tol: float = 100) -> Tracer:
+    """np.real_if_close."""
+    return a
+
+
+# What is known without numbers
+
+
+@implements(np.shape)
+def shape(a: Any) -> tuple[int, ...]:
+    """np.shape."""
+    return as_tracer(trace_of(a), a).shape
+
+
+@implements(np.ndim)
+def ndim(a: Any) -> int:
+    """np.ndim."""
+    return as_tracer(trace_of(a), a).ndim
+
+
+@implements(np.size)
+def size(a: Any, axis: Any = None) -> int:
+    """np.size."""
+    dims = shape(a)
+    axes = range(len(dims)) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
+    return int(np.prod([dims[d] for d in axes], dtype=np.int64))
+
+
+@implements(np.iscomplexobj)
+def iscomplexobj(x: Any) -> bool:
+    """np.iscomplexobj: never."""
+    return False
+
+
+@implements(np.result_type)
+def result_type(*arrays_and_dtypes: Any) -> np.dtype:
+    """np.result_type."""
+    return np.result_type(*(x.dtype if isinstance(x, Tracer) else x for x in arrays_and_dtypes))
+
+
+@implements(np.common_type)
+def common_type(*arrays: Any) -> Any:
+    """np.common_type."""
+    return np.common_type(*(np.empty(0, x.dtype) for x in arrays))
+
+
+@implements(np.can_cast)
+def can_cast(from_: Any, to: Any, casting: Any = "safe") -> bool:
+    """np.can_cast."""
+    source, target = (x.dtype if isinstance(x, Tracer) else x for x in (from_, to))
+    return np.can_cast(source, target, casting)
+
+
+@implements(np.array_repr, np.array_str, np.array2string)
+def array_repr(a: Any, *args: Any, **kwargs: Any) -> str:
+    """The text of a traced array, which has no numbers."""
+    return repr(next(tracers(a)))
