@@ -39,6 +39,7 @@ from pjit.passes.cse import merge_equal
 from pjit.passes.pattern import is_constant
 from pjit.passes.rewrite import rewrite
 from pjit.passes.routes import to_first, to_last
+from pjit.passes.snapshot import structure
 from pjit.passes.transposes import permuted, pull, sink
 
 
@@ -56,11 +57,12 @@ class Layout(Pass):
 
     def run(self, module: Module, context: Context) -> bool:
         """Chooses, sinks, pulls, packs."""
-        changed = rewrite(module, lambda op, b: self._choose(op, b, context), "layout")
-        changed |= merge_equal(module)
-        changed |= rewrite(module, pull, "layout")
-        changed |= rewrite(module, lambda op, b: self._pack(op, b, context), "layout")
-        return changed
+        before = structure(module)  # what sinks may be pulled back to where it was
+        rewrite(module, lambda op, b: self._choose(op, b, context), "layout")
+        merge_equal(module)
+        rewrite(module, pull, "layout")
+        rewrite(module, lambda op, b: self._pack(op, b, context), "layout")
+        return structure(module) != before
 
     def _choose(self, op: Op, b: Builder, context: Context) -> Any:
         if isinstance(op, Conv) and convertible(op):

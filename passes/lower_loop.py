@@ -8,7 +8,6 @@ from pjit.ir import expr, ops
 from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.opdef import Elementwise
-from pjit.passes.cost import guess
 from pjit.passes.lower import KernelBuild, merged_extents, unflatten
 from pjit.passes.schedule import CHUNK, reads_windows, split_parallel
 
@@ -49,7 +48,7 @@ def _elements(k: KernelBuild, shape: Sequence[Dim], body: Callable[[Index], None
         total = extents[0]
 
         def chunk(i: Sequence[Dim]) -> None:
-            size = expr.minimum(CHUNK, total - i[0] * CHUNK) if guess(total) > CHUNK else total
+            size = expr.minimum(CHUNK, total - i[0] * CHUNK)
             k.b.loop(0, size, lambda j: body(at([i[0] * CHUNK + j])), kind="vector")
 
         if isinstance(total, int) and total <= CHUNK:

@@ -107,7 +107,7 @@ def _best_route(op: Op) -> Route | None:
         return None
     found: dict[Perm, int] = {}
     for v in op.operands if isinstance(op, ANY_OPERAND) else op.operands[:1]:
-        if isinstance(v.owner, Transpose):
+        if isinstance(v.owner, Transpose) and not is_identity(v.owner.perm):
             if not isinstance(op, ANY_OPERAND) or len(v.shape) == len(op.results[0].shape):
                 q = inverse(v.owner.perm)
                 found[q] = found.get(q, 0) + bits(v)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
@@ -99,6 +98,8 @@ class Array(NDArrayOperatorsMixin):
 
     def __await__(self) -> Generator[Any, None, Array]:
         if not self.is_ready():
+            import asyncio  # slow to import, and whoever awaits has it
+
             waiting = asyncio.get_running_loop().run_in_executor(None, self._wait)
             yield from waiting.__await__()
         return self.block_until_ready()

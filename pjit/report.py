@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pjit.ir import expr
+from pjit.ir.interp import evaluate
 from pjit.ir.ops.program import Launch
 from pjit.ir.program import HostStep, ProgramView
 
@@ -141,7 +143,9 @@ def steps_of(view: ProgramView) -> tuple[Step, ...]:
             schedule = dict(launch.op.schedule)
             kind = str(schedule.pop("kind", "loop"))
             where = str(launch.op.loc)
-            steps.append(Step(launch.kernel, kind, schedule, launch.op.attrs["flops"], where))
+            flops = launch.op.attrs["flops"]
+            count = evaluate(flops, dict.fromkeys(expr.symbols(flops), 1))
+            steps.append(Step(launch.kernel, kind, schedule, count, where))
     return tuple(steps)
 
 

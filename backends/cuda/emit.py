@@ -1,13 +1,14 @@
 """Kernels as numba.cuda source.
 
-``emit_source`` turns a kernel of loops (no tile contraction yet) into readable Python for numba-cuda
-and says how to launch it. It needs neither numba nor a GPU, and what it makes has been compiled,
-assembled and emulated, but not run on a GPU.
+``emit_source`` turns a kernel of loops (no tile contraction yet) into readable Python for
+numba-cuda and says how to launch it. It needs neither numba nor a GPU, and what it makes has been
+compiled, assembled and emulated, but not run on a GPU.
 
-How loops map to threads is in ``mapping``. A reduction in a vector loop is a partial result for each
-thread, then a butterfly of warp shuffles, then the warps' results from shared memory in order: all
-threads of the team get the same value, and the order is always the same. Scratch memory is shared
-memory; between vector loops that pass elements from thread to thread the team meets at a barrier.
+How loops map to threads is in ``mapping``. A reduction in a vector loop is a partial result for
+each thread, then a butterfly of warp shuffles, then the warps' results from shared memory in order:
+all threads of the team get the same value, and the order is always the same. Scratch memory is
+shared memory; between vector loops that pass elements from thread to thread the team meets at a
+barrier.
 """
 
 from __future__ import annotations
@@ -44,7 +45,20 @@ from pjit.ir.loops import (
 from pjit.ir.ops.basic import Return
 from pjit.ir.types import DType
 
-_RESERVED = ("np", "cuda", "libdevice", "min", "max", "abs", "range", "not", "lane", "team", "error", "fail")
+_RESERVED = (
+    "np",
+    "cuda",
+    "libdevice",
+    "min",
+    "max",
+    "abs",
+    "range",
+    "not",
+    "lane",
+    "team",
+    "error",
+    "fail",
+)
 _ALL = "0xffffffff"  # the mask of all lanes of a warp
 
 
@@ -100,7 +114,11 @@ class _Emitter:
             launch, how = self._flat(mapping), "one thread an element"
         else:
             launch, how = self._team(mapping), _describe(mapping)
-        parameters = [*(self.memory[v] for v in self.kernel.args), *self.sizes, *(["error"] if self.checks else [])]
+        parameters = [
+            *(self.memory[v] for v in self.kernel.args),
+            *self.sizes,
+            *(["error"] if self.checks else []),
+        ]
         return CudaSource(
             self.name,
             self._module(how, parameters, launch),
@@ -253,7 +271,9 @@ class _Emitter:
             KYield: lambda op: None,
         }
         if type(op) not in handlers:
-            raise IRError("an operation is not of the kernel level", where=str(op.loc), got=op.op_name)
+            raise IRError(
+                "an operation is not of the kernel level", where=str(op.loc), got=op.op_name
+            )
         handlers[type(op)](op)
 
     def _define(self, op: Op, text: str) -> None:
@@ -455,9 +475,7 @@ class _TeamState:
             }
         )
         dtypes = [v.dtype for v in op.carried]
-        names = [
-            self.e.let("c", identity(c, d)) for c, d in zip(op.combine, dtypes, strict=True)
-        ]
+        names = [self.e.let("c", identity(c, d)) for c, d in zip(op.combine, dtypes, strict=True)]
         self._lanes(op, names)
         reductions = list(zip(op.combine, dtypes, names, strict=True))
         for combine, dt, name in reductions:

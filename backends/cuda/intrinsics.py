@@ -101,7 +101,9 @@ def _named(name: str, doc: str, make):
     return intrinsic(make)
 
 
-f16_to_f32 = _named("f16_to_f32", "The f32 of the bits of an f16.", _from_half("cvt.f32.f16 $0, $1;"))
+f16_to_f32 = _named(
+    "f16_to_f32", "The f32 of the bits of an f16.", _from_half("cvt.f32.f16 $0, $1;")
+)
 bf16_to_f32 = _named(
     "bf16_to_f32", "The f32 of the bits of a bf16.", _from_half("mov.b32 $0, {0, $1};")
 )

@@ -51,8 +51,8 @@ class Flat:
 
 @dataclass(frozen=True)
 class Team:
-    """``size`` threads share an iteration of the parallel nest ``loops``, that is ``before`` and then
-    ``body``; ``count`` teams are in a block.
+    """``size`` threads share an iteration of the parallel nest ``loops``, that is ``before`` and
+    then ``body``; ``count`` teams are in a block.
     """
 
     loops: tuple[For, ...]

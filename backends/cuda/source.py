@@ -48,18 +48,16 @@ class Check:
 class CudaSource:
     """A kernel as numba.cuda source.
 
-    The parameters are one pointer for each buffer (16-byte aligned where ``aligned``), the sizes as
-    i64, and, when there are checks, a pointer to one i64 that is 0 and gets the code of a check that
-    fails.
+    The parameters are one pointer for each buffer, the sizes as i64, and, when there are checks, a
+    pointer to one i64 that is 0 and gets the code of a check that fails.
 
     Attributes:
         name: The function's name.
         text: The module's text; it imports numba-cuda.
-        buffers: The element type of each buffer; bool is stored as bytes, f16 and bf16 as their bits.
+        buffers: The element type of each buffer; bool is stored as bytes, f16 and bf16 as bits.
         symbols: The kernel's symbols, in the order of the size parameters.
         launch: How to launch it.
         checks: What can fail.
-        aligned: Whether the buffers' addresses have to be multiples of 16.
     """
 
     name: str
@@ -68,4 +66,3 @@ class CudaSource:
     symbols: tuple[str, ...]
     launch: Launch
     checks: tuple[Check, ...] = ()
-    aligned: bool = False

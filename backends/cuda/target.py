@@ -1,7 +1,7 @@
 """The machines that the CUDA back end compiles for: NVIDIA GPUs by compute capability.
 
-The figures are those of the vendor's data sheets; nothing here asks a driver, so that kernels can be
-made where there is no GPU.
+The figures are those of the vendor's data sheets; nothing here asks a driver, so that kernels can
+be made where there is no GPU.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +48,6 @@ if TYPE_CHECKING:
     from pjit.backends.llvm.emit import KernelEmitter
 
 ZEROS = 4096  # elements of the row of zeros: the depth is walked in pieces of this length
-K_UNROLL = 4  # steps of the depth in one iteration
-WHOLE_DEPTH = 8  # a depth that is written out in full
-TAPS_WRITTEN_OUT = 128
 INLINE_REGION = 12  # cost of a region that is repeated for each vector of the tile
 _COSTLY = 25  # the cost of a primitive that is a polynomial
 _CHEAP = {"add", "sub", "mul", "div", "neg", "abs", "min", "max", "select", "fma", "and", "or"}
@@ -151,50 +147,36 @@ class _Contract:
         return expr.substitute(x, known)
 
     def depth(self, pointers: Sequence[Any], state: list[Any], depth: Dim) -> list[Any]:
-        """Adds ``depth`` steps from the given row addresses on; state is the panel and the sums."""
+        """Adds ``depth`` steps from the given row addresses on; state is the panel and the sums.
+
+        One step an iteration: LLVM would mix the steps of a longer body and run out of registers.
+        """
         b, e = self.b, self.e
-        step = e.index.scalar(self.a_step)
-
-        def steps(i: Any, state: list[Any], count: int) -> list[Any]:
-            panel, *sums = state
-            at = b.mul(i, step) if self.a_step != 1 else i
-            for s in range(count):
-                sums = self._step(pointers, at, s, step, panel, sums)
-                panel = gep(b, panel, I64(self.op.nr), self.element)
-            return [panel, *sums]
-
-        if isinstance(depth, int) and depth <= WHOLE_DEPTH:
-            return steps(I64(0), state, depth)
-        middle = depth // K_UNROLL * K_UNROLL
-        bounds = [x if isinstance(x, int) else e.index.scalar(x) for x in (middle, depth)]
-        state = e.loop(0, bounds[0], K_UNROLL, state, lambda i, s: steps(i, s, K_UNROLL))
-        if middle != depth:
-            state = e.loop(bounds[0], bounds[1], 1, state, lambda i, s: steps(i, s, 1))
-        return state
-
-    def _step(
-        self, pointers: Sequence[Any], at: Any, s: int, step: Any, panel: Any, sums: list[Any]
-    ) -> list[Any]:
-        """One step of the depth: ``sums[i, j] += A[i] * B[j]``."""
-        b = self.b
+        stride = e.index.scalar(self.a_step)
         memory, wide = memory_type(self.op.a.dtype), vector(self.element, self.lanes)
-        size = self.dtype.itemsize
-        columns = [
-            b.load(gep(b, panel, I64(j * self.lanes), self.element), typ=wide, align=size)
-            for j in range(self.vectors)
-        ]
-        out = []
-        for i, pointer in enumerate(pointers):
-            address = gep(b, pointer, at, memory)
-            if s:
-                address = gep(
-                    b, address, b.mul(step, I64(s)) if self.a_step != 1 else I64(s), memory
+
+        def step(k: Any, state: list[Any]) -> list[Any]:
+            panel, *sums = state
+            at = k if self.a_step == 1 else b.mul(k, stride)
+            columns = [
+                b.load(
+                    gep(b, panel, I64(j * self.lanes), self.element),
+                    typ=wide,
+                    align=self.dtype.itemsize,
                 )
-            raw = b.load(address, typ=memory, align=self.op.a.dtype.itemsize)
-            x = splat(b, self._widened(raw), self.lanes)
-            for j, column in enumerate(columns):
-                out.append(self._fma(x, column, sums[i * self.vectors + j]))
-        return out
+                for j in range(self.vectors)
+            ]
+            out = []
+            for i, pointer in enumerate(pointers):
+                raw = b.load(
+                    gep(b, pointer, at, memory), typ=memory, align=self.op.a.dtype.itemsize
+                )
+                x = splat(b, self._widened(raw), self.lanes)
+                for j, column in enumerate(columns):
+                    out.append(self._fma(x, column, sums[i * self.vectors + j]))
+            return [gep(b, panel, I64(self.op.nr), self.element), *out]
+
+        return e.loop(0, depth if isinstance(depth, int) else e.index.scalar(depth), 1, state, step)
 
     def _widened(self, raw: Any) -> Any:
         prims = self.e.prims
@@ -290,7 +272,7 @@ class _TableRows:
 
     def __init__(self, c: _Contract) -> None:
         self.c, self.b, self.e = c, c.b, c.e
-        self.width = 1 << (c.mr - 1).bit_length()
+        self.width = max(2, 1 << (c.mr - 1).bit_length())
         self.taps = prod(c.op.taps)
         self.memory = memory_type(c.op.a.dtype)
         with self.b.goto_entry_block():
@@ -342,21 +324,19 @@ class _TableRows:
         zeros = b.ptrtoint(self.zeros, I64)
         base = b.ptrtoint(e.buffers[c.op.a], I64)
 
-        def tap(at: int, taps: Sequence[int]) -> None:
-            here = e.index.lanes(c._substituted(offset, taps=list(taps)))
+        def tap(taps: Sequence[Dim], state: list[Any]) -> list[Any]:
+            here = e.index.lanes(c._substituted(offset, taps=taps))
             here = b.mul(here, constant(I64, c.op.a.dtype.itemsize, n))
             here = b.add(here, splat(b, base, n))
             inside = None
             for x, bound in guards:
-                x = c._substituted(x, taps=list(taps))
-                if not expr.within(x, 0, bound):
-                    inside = both(b, inside, e.index.inside(x, bound))
+                inside = both(b, inside, e.index.inside(c._substituted(x, taps=taps), bound))
             if inside is not None:
                 here = b.select(splat(b, inside, n), here, splat(b, zeros, n))
-            b.store(here, gep(b, self.table, I64(at * n), PTR), align=64 if n >= 8 else 8 * n)
+            b.store(here, state[0], align=64 if n >= 8 else 8 * n)
+            return [gep(b, state[0], I64(n), PTR)]
 
-        for at, taps in enumerate(product(*map(range, c.op.taps))):
-            tap(at, taps)
+        _for_taps(c, tap, [self.table])
         e.index.lane = saved
 
     def _coordinates(self) -> list[Any]:

@@ -11,7 +11,7 @@ from pjit.ir.text import parse_module, print_module
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns the exit status: 0 done, 1 the input or a pass is wrong, 2 wrong usage."""
+    """The command; returns 0 done, 1 the input or a pass is wrong, 2 wrong usage."""
     parser = argparse.ArgumentParser(prog="pjit-opt", description=__doc__)
     parser.add_argument("file", help="IR text, or - for standard input")
     parser.add_argument("-p", "--passes", default="", help="such as 'canonicalize,cse,fuse'")

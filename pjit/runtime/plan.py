@@ -215,10 +215,12 @@ class Plan:
 
 def estimated_seconds(view: ProgramView, values: Mapping[str, int]) -> float:
     """A guess of the time of a call on one thread, from its memory traffic and its operations."""
-    known = [s.nbytes for s in view.slots if expr.symbols(s.nbytes) <= values.keys()]
     steps = [step for part in view.steps if isinstance(part, Segment) for step in part.steps]
-    flops = sum(step.op.attrs.get("flops", 0) for step in steps)
-    return 2 * sum(evaluate(n, values) for n in known) / _BYTES_A_SECOND + flops / _FLOPS_A_SECOND
+    counts: list[expr.Dim] = [step.op.attrs["flops"] for step in steps]
+    sizes = [s.nbytes for s in view.slots]
+    known = [[d for d in ds if expr.symbols(d) <= values.keys()] for ds in (sizes, counts)]
+    nbytes, flops = (sum(evaluate(d, values) for d in ds) for ds in known)
+    return 2 * nbytes / _BYTES_A_SECOND + flops / _FLOPS_A_SECOND
 
 
 def sizes_of(shape: Sequence[expr.Dim], values: Mapping[str, int]) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ def call(
         with_ = f" with {', '.join(others)}" if others else ""
         refuse_function(f"np.{ufunc.__name__}{with_}")
     outs = _outputs(ufunc, out)
-    if where is not True and None in outs:
+    if where is not True and any(o is None for o in outs):
         refuse(
             f"np.{ufunc.__name__} with where= and without out= leaves elements undefined",
             remedy="np.where(condition, f(x), other)",
@@ -189,14 +189,13 @@ def accumulate(
         refuse_function(f"np.{ufunc.__name__}.accumulate")
     if isinstance(out, tuple):
         (out,) = out
-    x = as_tracer(t, x)
-    return np.cumsum(x, axis, dtype or (x.dtype if x.dtype.kind != "b" else None), out)
+    return np.cumsum(as_tracer(t, x), axis, dtype, out)
 
 
 def outer(t: Trace, ufunc: np.ufunc, a: Any, b: Any, **options: Any) -> Any:
     """``ufunc.outer``: every element of a with every one of b."""
-    rank = np.ndim(b)
-    return ufunc(as_tracer(t, a)[(..., *(None,) * rank)], b, **options)
+    x, y = as_tracer(t, a), as_tracer(t, b)
+    return ufunc(x[(..., *(None,) * y.ndim)], y, **options)
 
 
 def at(t: Trace, ufunc: np.ufunc, x: Any, index: Any, values: Any = None) -> None:

@@ -135,9 +135,9 @@ def sinc(x: Any) -> Tracer:
 @implements(np.polyval)
 def polyval(p: Any, x: Any) -> Tracer:
     """np.polyval, by Horner's rule."""
-    coefficients = list(p)
-    result = np.zeros_like(x) if not isinstance(x, list) else 0
-    for c in coefficients:
+    t = trace_of(p, x)
+    result = np.zeros_like(as_tracer(t, x))
+    for c in as_tracer(t, p):
         result = result * x + c
     return result
 

@@ -148,8 +148,8 @@ def _extreme(cls: type[Op], join: np.ufunc, sign: int) -> Callable[..., Tracer]:
     return extreme
 
 
-implements(np.max)(_extreme(ops.ReduceMax, np.maximum, -1))
-implements(np.min)(_extreme(ops.ReduceMin, np.minimum, 1))
+implements(np.max, np.amax)(_extreme(ops.ReduceMax, np.maximum, -1))
+implements(np.min, np.amin)(_extreme(ops.ReduceMin, np.minimum, 1))
 
 
 @implements(np.ptp)

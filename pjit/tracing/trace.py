@@ -148,7 +148,9 @@ def _array_remedy(line: str) -> str:
     if "array(" in line or "asarray(" in line or "full(" in line:
         return "join traced values with np.stack([...]) or np.concatenate; fill with np.full_like"
     if _INDEXES.search(line):
-        return "index a NumPy array with traced integers by np.take(table, indices, axis=0)"
+        return "pass the indexed array as an argument, or write np.asarray(table, like=i)[i]"
+    if "take(" in line:
+        return "pass the array as an argument, or write np.take(np.asarray(table, like=i), i, axis)"
     return "use NumPy functions that are traced; move the others out of the compiled function"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
-from weakref import WeakSet
+from weakref import ref
 
 import numpy as np
 
@@ -189,7 +189,7 @@ class Tracer:
         self.base: Tracer | None = None
         self.read: Callable[[Value], Value] | None = None
         self.write: Callable[[Value, Value], Value] | None = None
-        self.aliases: WeakSet[Tracer] | None = None
+        self.aliases: list[ref[Tracer]] = []  # roots that may share memory, one list for all
 
     # State
 
@@ -228,8 +228,10 @@ class Tracer:
         """An array that may share memory with this one."""
         out, root = Tracer(self.context, value), self.root
         out.argument = root.argument
-        root.aliases = out.aliases = root.aliases or WeakSet([root])
-        out.aliases.add(out)
+        if not root.aliases:
+            root.aliases.append(ref(root))
+        out.aliases = root.aliases
+        out.aliases.append(ref(out))
         return out
 
     def assign(self, value: Value) -> None:
@@ -244,7 +246,7 @@ class Tracer:
                 f"the function writes into its argument {root.argument}, which belongs to the caller",
                 remedy="make a new array: `x = x + y` instead of `x += y`, or start with `x = x.copy()`",
             )
-        if any(other is not root for other in root.aliases or ()):
+        if any(r() is not None and r() is not root for r in root.aliases):
             refuse(
                 "the array that is written may share memory with another one, through reshape or ravel",
                 remedy="add .copy() to the reshape or ravel, or make a new array (`x = x + y`)",

@@ -10,7 +10,7 @@ from pjit.ir.core import Module, Op
 from pjit.ir.interp import interpret
 from pjit.ir.verify import verify
 from pjit.passes.context import Context
-from pjit.passes.manager import clone, structure
+from pjit.passes.snapshot import clone, structure
 
 TOLERANCE = {2: 2e-2, 4: 1e-5, 8: 1e-12}  # by the size of a float
 

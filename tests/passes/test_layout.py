@@ -9,10 +9,11 @@ from pjit.ir import interpret, ops, sym, tensor, verify
 from pjit.ir.target import Machine
 from pjit.ir.types import bf16, f16, f32, f64, i32
 from pjit.passes.context import Context
-from pjit.passes.cost import tile_columns, tile_rows, worth_packing
+from pjit.passes.cost import worth_packing
 from pjit.passes.layout import Layout
-from pjit.passes.manager import clone, run_pipeline
+from pjit.passes.manager import run_pipeline
 from pjit.passes.pipelines import GRAPH
+from pjit.passes.snapshot import clone
 
 IMAGE = tensor(f32, 2, 3, 9, 8)
 CHANNELS = tensor(f32, 2, 20, 6, 5)
@@ -21,7 +22,7 @@ WIDE = Machine("wide", vector_bits=512, vector_registers=32)
 
 
 def weight(b, *shape, dtype=np.float32):
-    return b.constant(rng.standard_normal(shape).astype(dtype) * 0.3, name="w")
+    return b.constant(rng.standard_normal(shape) * (2 if dtype == i32.numpy else 0.3), dtype, "w")
 
 
 def conv(b, x, out, k=3, stride=1, pad=1, groups=1, w=None):
@@ -45,7 +46,7 @@ def pipeline(build, *types):
 
 
 def test_small_residual_network_has_one_transposition():
-    """A ResNet in small: stem, pooling, residual blocks, a strided shortcut, the mean, a matrix product."""
+    """A ResNet in small: stem, pooling, blocks, a strided shortcut, the mean, a matrix product."""
 
     def block(b, x, out, stride):
         y = b(ops.Relu, batch_norm(b, conv(b, x, out, 1, 1, 0)))
@@ -67,7 +68,7 @@ def test_small_residual_network_has_one_transposition():
     (only,) = find(m, "transpose")
     assert only.x is m.main.args[0]
     assert find(m, "nn.max_pool")[0].channels_last
-    assert not find(m, "mul")
+    assert len(find(m, "mul")) == 1, "of the mean: batch normalisation is in the weights"
     assert len(find(m, "add")) == len(find(m, "nn.conv_packed")) + 2 + 1
 
 
@@ -195,7 +196,6 @@ def test_float_dtypes(dtype):
 
 
 def test_integers_stay():
-    m = graph(lambda b, x: b(ops.Matmul, conv(b, x, 6), x), [tensor(i32, 2, 20, 5, 5)])
     m = graph(lambda b, x: conv(b, x, 6), [tensor(i32, 2, 20, 5, 5)])
     assert not check_pass(m, Layout().run)
 
@@ -276,21 +276,6 @@ def test_symbolic_batch_and_size():
     assert len(find(m, "transpose")) == 1
     x = rng.standard_normal((3, 3, 11, 14)).astype(np.float32)
     np.testing.assert_allclose(interpret(m, x)[0], interpret(before, x)[0], rtol=1e-4, atol=1e-5)
-
-
-def test_tile_columns():
-    assert tile_columns(64, 64, WIDE) == 64
-    assert tile_columns(48, 64, WIDE) == 48
-    assert tile_columns(1000, 64, WIDE) == 48
-    assert tile_columns(10, 64, WIDE) == 16
-    assert tile_columns(100, 64, WIDE) == 16
-    assert tile_columns(64, 64, WIDE, bits=64) == 32
-    assert tile_columns(sym("N"), 64, WIDE) == 64
-    narrow = Machine("narrow", vector_bits=256, vector_registers=16)
-    assert tile_columns(64, 64, narrow) == 16
-    assert tile_columns(24, 64, narrow) == 24
-    assert tile_columns(5, 64, Machine("scalar", vector_bits=32, vector_registers=8)) == 1
-    assert tile_rows(2, WIDE) == 14
 
 
 def test_worth_packing():

@@ -16,8 +16,9 @@ from pjit.passes.context import Context, Pass
 from pjit.passes.cse import Cse
 from pjit.passes.dce import Dce
 from pjit.passes.decompose import Decompose
-from pjit.passes.manager import clone, parse_pipeline, run_pipeline, structure
+from pjit.passes.manager import parse_pipeline, run_pipeline
 from pjit.passes.pipelines import GRAPH, PASSES
+from pjit.passes.snapshot import clone, structure
 
 X = tensor(f32, 2, 3)
 

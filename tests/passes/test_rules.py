@@ -1,4 +1,4 @@
-"""Each rule of the tables is instantiated: it fires, keeps the results, and gives what it should."""
+"""Each rule of the tables is instantiated: it fires, keeps the results, gives what it should."""
 
 import numpy as np
 import pytest

@@ -17,6 +17,7 @@ from pjit.frontends.onnx import (  # noqa: F401  (each registers its operators)
     ops_control,
     ops_einsum,
     ops_index,
+    ops_loop,
     ops_math,
     ops_nn,
     ops_quant,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import onnx
 
+from pjit.frontends.onnx.known import Known
 from pjit.frontends.onnx.reader import Refused
 from pjit.frontends.onnx.registry import Node, Poisoned, Tensor, onnx_op
 from pjit.ir.builder import Builder
@@ -12,8 +16,19 @@ from pjit.ir.opdef import same_dim
 from pjit.ir.types import TensorType
 
 
-def import_subgraph(n: Node, graph: onnx.GraphProto, b: Builder) -> list[Tensor]:
+def import_subgraph(
+    n: Node,
+    graph: onnx.GraphProto,
+    b: Builder,
+    given: Mapping[str, Value | Known] | None = None,
+) -> list[Tensor]:
     """Imports a subgraph, which sees the names around it; gives its outputs.
+
+    Args:
+        n: The node that it belongs to.
+        graph: The subgraph.
+        b: Builds in the block that gets its operations.
+        given: What its inputs stand for.
 
     Raises:
         Poisoned: The subgraph has problems, which are recorded.
@@ -22,6 +37,8 @@ def import_subgraph(n: Node, graph: onnx.GraphProto, b: Builder) -> list[Tensor]
 
     importer, scope = n.importer, Scope(n.scope)
     before = len(importer.problems)
+    for name, value in (given or {}).items():
+        scope.names[name] = Tensor.of(value, name)
     importer.initializers(graph, scope)
     importer.nodes(graph.node, scope, b, n.opsets)
     if len(importer.problems) > before:
@@ -35,6 +52,14 @@ def import_subgraph(n: Node, graph: onnx.GraphProto, b: Builder) -> list[Tensor]
             raise Poisoned
         out.append(tensor)
     return out
+
+
+def discard(block: Block) -> None:
+    """Drops the operations of a block that nothing holds, so that no value counts them as users."""
+    for op in reversed(list(block.ops)):
+        for r in op.results:
+            r.uses.clear()
+        op.erase()
 
 
 @onnx_op("If")
@@ -60,7 +85,9 @@ def if_(n: Node) -> list[Tensor | Value]:
     condition = n[0]
     if condition.tensor.rank:
         condition = n.b("reshape", condition, shape=())
-    if _squeezes(condition, branches[0], yields):
+    if _squeezes(condition, branches[0], yields, n.b.module.constants):
+        for region in regions:
+            discard(region)
         return list(import_subgraph(n, branches[0], n.b))
     types = _joined(yields)
     for region, values in zip(regions, yields, strict=True):
@@ -73,11 +100,16 @@ def if_(n: Node) -> list[Tensor | Value]:
     return list(n.b.build("if", [condition], {}, regions, types).results)
 
 
-def _squeezes(condition: Value, then: onnx.GraphProto, yields: list[list[Value]]) -> bool:
+def _squeezes(
+    condition: Value,
+    then: onnx.GraphProto,
+    yields: list[list[Value]],
+    constants: dict[str, np.ndarray],
+) -> bool:
     """Whether this is ``squeeze`` of a dimension whose size is symbolic.
 
     PyTorch exports it as ``If(size == 1, Squeeze(x), x)``, whose rank depends on the size. A model
-    that goes on with the squeezed rank needs the size to be 1, which the reshape checks in each call.
+    that goes on with the squeezed rank needs the size to be 1, which each call checks.
     """
     if [node.op_type for node in then.node][-1:] != ["Squeeze"] or len(then.output) != 1:
         return False
@@ -87,14 +119,18 @@ def _squeezes(condition: Value, then: onnx.GraphProto, yields: list[list[Value]]
     if reshape is None or reshape.op_name != "reshape" or equal is None or equal.op_name != "eq":
         return False
     sides = [_source(v) for v in equal.operands]
-    size = next((x.attrs["dims"] for x in sides if x is not None and x.op_name == "sizes"), ())
+    ones = [x for x in sides if x is not None and _is_one(x, constants)]
+    sizes = [x for x in sides if x is not None and x.op_name == "sizes"]
+    if len(ones) != 1 or len(sizes) != 1 or len(sizes[0].attrs["dims"]) != 1:
+        return False
     before, after = list(reshape.operands[0].shape), list(reshape.result.shape)
-    for d in size:
-        if d in before and before.index(d) < len(before):
-            rest = list(before)
-            rest.remove(d)
-            return rest == after
-    return False
+    (size,) = sizes[0].attrs["dims"]
+    places = [i for i, d in enumerate(before) if d == size]
+    return any(before[:i] + before[i + 1 :] == after for i in places)
+
+
+def _is_one(x: Op, constants: dict[str, np.ndarray]) -> bool:
+    return x.op_name == "const" and bool((constants[x.attrs["value"]] == 1).all())
 
 
 def _source(v: Value) -> Op | None:

@@ -451,7 +451,109 @@ RESIZE = [
     Case("Upsample", (IMAGE,), {"scales": [1.0, 1.0, 2.0, 2.0], "mode": "linear"}, opset=7),
 ]
 
-ALL = [*UNARY, *BINARY, *REDUCE, *SHAPE, *INDEX, *NN, *EINSUM, *RESIZE]
+U8, I8 = ints(3, 4, low=0, high=255, dtype="u1"), ints(4, 5, low=-128, high=127, dtype="i1")
+QUANTISED = [
+    Case("QuantizeLinear", (f(3, 4), scalar(0.02), scalar(120, "u1")), const=(1, 2)),
+    Case(
+        "QuantizeLinear",
+        (f(3, 4), f32(0.1, 0.01, 0.05), np.array([0, 5, -7], "i1")),
+        {"axis": 0},
+        const=(1, 2),
+        label="axis",
+    ),
+    Case("QuantizeLinear", (f(3, 4), scalar(0.02)), const=(1,), label="no zero"),
+    Case("DequantizeLinear", (U8, scalar(0.02), scalar(120, "u1")), const=(1, 2)),
+    Case("DequantizeLinear", (I8, f32(0.1, 0.2, 0.3, 0.4, 0.5)), const=(1,), label="axis"),
+    Case("DynamicQuantizeLinear", (f(3, 4),), outputs=3),
+    Case("MatMulInteger", (U8, I8, scalar(3, "u1"), scalar(-2, "i1")), const=(2, 3)),
+    Case("MatMulInteger", (U8, I8), label="no zero"),
+    Case(
+        "QLinearMatMul",
+        (
+            U8,
+            scalar(0.1),
+            scalar(3, "u1"),
+            I8,
+            scalar(0.2),
+            scalar(-2, "i1"),
+            scalar(2.0),
+            scalar(128, "u1"),
+        ),
+        const=(1, 2, 4, 5, 6, 7),
+    ),
+    Case(
+        "ConvInteger",
+        (
+            ints(1, 2, 5, 5, low=0, high=255, dtype="u1"),
+            ints(3, 2, 3, 3, low=0, high=9, dtype="u1"),
+            scalar(7, "u1"),
+        ),
+        {"pads": [1, 1, 1, 1]},
+        const=(1, 2),
+    ),
+    Case(
+        "QLinearConv",
+        (
+            ints(1, 2, 5, 5, low=0, high=255, dtype="u1"),
+            scalar(0.1),
+            scalar(7, "u1"),
+            ints(3, 2, 3, 3, dtype="i1"),
+            f32(0.1, 0.2, 0.3),
+            np.zeros(3, "i1"),
+            scalar(2.0),
+            scalar(100, "u1"),
+            ints(3, low=-99, high=99, dtype="i4"),
+        ),
+        {"pads": [1, 1, 1, 1]},
+        const=tuple(range(1, 9)),
+    ),
+]
+
+
+def recurrent(op: str, gates: int, **attrs: Any) -> Case:
+    """A layer with T=5, N=2, I=3, H=4; ``lens``, ``states`` and ``peepholes`` add operands."""
+    label, opset = attrs.pop("label", ""), attrs.pop("opset", 17)
+    lens, states, peepholes = (attrs.pop(k, False) for k in ("lens", "states", "peepholes"))
+    directions = 2 if attrs.get("direction") == "bidirectional" else 1
+    inputs: list[Any] = [f(5, 2, 3), f(directions, gates * 4, 3), f(directions, gates * 4, 4)]
+    inputs += [f(directions, gates * 8), np.array([5, 2], "i4") if lens else None]
+    count = 2 if op == "LSTM" else 1
+    inputs += [f(directions, 2, 4) if states else None for _ in range(count)]
+    inputs += [f(directions, 12)] if peepholes else []
+    if attrs.get("layout"):
+        inputs[0] = f(2, 5, 3)
+    return Case(
+        op,
+        tuple(inputs),
+        {"hidden_size": 4, **attrs},
+        opset=opset,
+        const=(1, 2, 3, 7),
+        outputs=1 + count,
+        label=label,
+        symbolic=not states,
+    )
+
+
+RECURRENT = [
+    recurrent("RNN", 1),
+    recurrent(
+        "RNN",
+        1,
+        direction="reverse",
+        activations=["LeakyRelu"],
+        activation_alpha=[0.2],
+        label="reverse",
+    ),
+    recurrent("GRU", 3),
+    recurrent("GRU", 3, linear_before_reset=1, states=True, label="after"),
+    recurrent("GRU", 3, direction="bidirectional", lens=True, label="both"),
+    recurrent("LSTM", 4),
+    recurrent("LSTM", 4, direction="bidirectional", lens=True, states=True, label="both"),
+    recurrent("LSTM", 4, direction="reverse", peepholes=True, clip=0.5, label="peepholes"),
+    recurrent("LSTM", 4, opset=7, label="old"),
+]
+
+ALL = [*UNARY, *BINARY, *REDUCE, *SHAPE, *INDEX, *NN, *EINSUM, *RESIZE, *QUANTISED, *RECURRENT]
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)

@@ -1,0 +1,52 @@
+"""Programs for the tests of the runtime, compiled into a cache folder of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pjit.compiler import Program, compile_module
+from pjit.ir.text import parse_module
+
+Make = Callable[..., Program]
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("NUM_THREADS", "DUMP", "LOG", "VERIFY", "EXEC_MODE"):
+        monkeypatch.delenv(f"PJIT_{name}", raising=False)
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("PJIT_CACHE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Compiles IR text, without the cache; closes the programs at the end."""
+    made: list[Program] = []
+
+    def compiled(text: str, threads: int = 2, **options: object) -> Program:
+        options.setdefault("cache", False)
+        made.append(compile_module(parse_module(text), threads=threads, **options))
+        return made[-1]
+
+    yield compiled
+    for p in made:
+        p.close()
+
+
+def queued(program: Program) -> Program:
+    """The program, whose calls from now on go to the workers, however short they are."""
+    make_plan = program._new_plan
+
+    def slow(shapes):
+        plan = make_plan(shapes)
+        plan.seconds = 1.0
+        return plan
+
+    program._new_plan = slow
+    for plan in program._plans.values():
+        plan.seconds = 1.0
+    return program

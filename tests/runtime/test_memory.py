@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pjit.runtime.memory import ALIGNMENT, Interval, address_of, aligned, allocate, place
+
+intervals = st.builds(
+    lambda size, first, length: Interval(size, first, first + length),
+    st.integers(0, 5000),
+    st.integers(0, 12),
+    st.integers(0, 6),
+)
+
+
+@given(st.lists(intervals, max_size=24))
+def test_buffers_that_live_together_do_not_overlap(buffers: list[Interval]) -> None:
+    placed = place(buffers)
+    for i, a in enumerate(buffers):
+        start, end = placed.offsets[i], placed.offsets[i] + a.nbytes
+        assert start % ALIGNMENT == 0
+        assert end <= placed.peak or a.nbytes == 0
+        for j, b in enumerate(buffers[:i]):
+            if a.first <= b.last and b.first <= a.last and a.nbytes and b.nbytes:
+                other = placed.offsets[j]
+                assert end <= other or other + b.nbytes <= start
+    assert placed.peak <= placed.total
+
+
+def test_memory_is_used_again_in_a_later_epoch() -> None:
+    placed = place([Interval(1000, 0, 1), Interval(900, 1, 2), Interval(1000, 2, 3)])
+    assert placed.offsets[0] == placed.offsets[2]
+    assert placed.peak == 1024 + 960
+    assert placed.total == 1024 + 960 + 1024
+
+
+def test_the_smallest_gap_that_fits_is_taken() -> None:
+    long, short = Interval(640, 0, 9), Interval(64, 0, 9)
+    gap_of_three, gap_of_two = Interval(192, 0, 0), Interval(128, 0, 0)
+    placed = place([long, gap_of_three, gap_of_two, short, Interval(128, 5, 5)])
+    assert placed.offsets[4] == placed.offsets[2]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (0, 4), (5, 7)])
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.bool_])
+def test_allocated_arrays_are_aligned(shape: tuple[int, ...], dtype: type) -> None:
+    dt = np.dtype(dtype)
+    array, address = allocate(shape, dt, int(np.prod(shape)) * dt.itemsize)
+    assert array.shape == shape
+    assert array.dtype == dt
+    assert address % ALIGNMENT == 0
+    if array.size:
+        assert address_of(array) == address
+
+
+def test_aligned_copies_only_what_is_not_in_order() -> None:
+    good, _ = allocate((4, 4), np.dtype(np.float32), 64)
+    good[...] = 1
+    assert aligned(good) is good
+    for other in (good.T[:, :3], good[:, 1:], good.reshape(-1)[1:]):
+        copy = aligned(other)
+        assert copy.flags.c_contiguous
+        assert address_of(copy) % ALIGNMENT == 0
+        np.testing.assert_array_equal(copy, other)
