@@ -513,6 +513,6 @@ LEVELS: dict[str, Level] = {
     "program": Level(
         "Launches of kernels, in order; host operators and control flow between them.",
         (TensorType,),
-        lambda cls: cls.level == "graph" and cls.op_name != "fused",
+        lambda cls: cls.level in ("graph", "program") and cls.op_name != "fused",
     ),
 }

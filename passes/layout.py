@@ -61,6 +61,7 @@ class Layout(Pass):
         rewrite(module, lambda op, b: self._choose(op, b, context), "layout")
         merge_equal(module)
         rewrite(module, pull, "layout")
+        merge_equal(module)
         rewrite(module, lambda op, b: self._pack(op, b, context), "layout")
         return structure(module) != before
 

@@ -15,7 +15,16 @@ from pjit.ir.errors import PassError, PjitError
 from pjit.ir.text import print_module
 from pjit.ir.verify import verify
 from pjit.passes.context import Context, Pass
-from pjit.passes.snapshot import clone, count_ops, structure
+from pjit.passes.snapshot import clone, clone_block, count_ops, structure
+
+__all__ = [
+    "PassRecord",
+    "clone",
+    "clone_block",
+    "parse_pipeline",
+    "run_pipeline",
+    "structure",
+]
 
 
 @dataclass(frozen=True)

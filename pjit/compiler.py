@@ -18,8 +18,9 @@ from pjit.ir.target import Machine
 from pjit.ir.text import print_module
 from pjit.ir.verify import obligations
 from pjit.passes.context import Context, Pass
-from pjit.passes.manager import clone, run_pipeline
+from pjit.passes.manager import run_pipeline
 from pjit.passes.pipelines import GRAPH, KERNEL
+from pjit.passes.snapshot import clone
 from pjit.report import Report, passes_of, steps_of
 from pjit.runtime.binary import Binary
 from pjit.runtime.cache import Cache, key

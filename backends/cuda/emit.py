@@ -24,6 +24,7 @@ from pjit.backends.cuda.mapping import Flat, Team, choose, linear_offset, vector
 from pjit.backends.cuda.prims import Prims, identity, literal, register
 from pjit.backends.cuda.source import Check, CudaSource, Launch
 from pjit.backends.cuda.target import CudaMachine
+from pjit.backends.cuda.wide import WideWriter, plan
 from pjit.ir import expr
 from pjit.ir.core import Block, Function, Op, Value
 from pjit.ir.errors import IRError, PjitError
@@ -59,6 +60,7 @@ _RESERVED = (
     "error",
     "fail",
 )
+_WIDE_LEAST = 256  # elements for each multiprocessor from which on threads take four at once
 _ALL = "0xffffffff"  # the mask of all lanes of a warp
 
 
@@ -105,13 +107,18 @@ class _Emitter:
         self.exprs: dict[Value, Dim] = {}
         self.checks: list[Check] = []
         self.shared = 0
+        self.aligned = False
         self.live = ""  # the condition under which the team's stores happen
         self.team: _TeamState | None = None
 
     def emit(self) -> CudaSource:
         mapping = choose(self.kernel, self.machine)
-        if isinstance(mapping, Flat):
-            launch, how = self._flat(mapping), "one thread an element"
+        if expr.product(mapping.extents) == 0:
+            self.out.add("pass")
+            launch, how = Launch((self.machine.warp, 1), 0, 1, 1), "nothing to do"
+        elif isinstance(mapping, Flat):
+            launch = self._flat(mapping)
+            how = f"one thread for {'four elements' if self.aligned else 'each element'}"
         else:
             launch, how = self._team(mapping), _describe(mapping)
         parameters = [
@@ -126,6 +133,7 @@ class _Emitter:
             tuple(self.kernel.attrs["symbols"]),
             launch,
             tuple(self.checks),
+            self.aligned,
         )
 
     def _module(self, how: str, parameters: Sequence[str], launch: Launch) -> str:
@@ -164,6 +172,9 @@ class _Emitter:
         found = self._bound(m, total)
         total = found if found is not None else total
         t = expr.sym("%t", 0, total)
+        wide = self._wide(m, total)
+        if wide is not None:
+            return wide
         self.out.add(f"{name} = cuda.grid(1)")
         with self.out.block(f"while {name} < {self.index.sum(total)}:"):
             conditions = self._decode(m, t)
@@ -172,9 +183,33 @@ class _Emitter:
                 self.ops(m.before)
                 self.block(m.body)
             self.out.add(f"{name} += cuda.gridsize(1)")
+        return self._launch(total)
+
+    def _launch(self, total: Dim) -> Launch:
         threads = self.machine.block_threads
+        if isinstance(total, int):
+            threads = min(threads, max(self.machine.warp, 1 << (total - 1).bit_length()))
         most = self.machine.threads * (self.machine.resident_threads // threads)
         return Launch((threads, 1), total, threads, most)
+
+    def _wide(self, m: Flat, total: Dim) -> Launch | None:
+        """A kernel of four elements a thread, where that is possible and there is work enough."""
+        conditions = self._decode(m, expr.sym("%t", 0, total))
+        ragged = any(not expr.at_least(hi - i, 1) for i, hi in conditions)
+        if ragged or (isinstance(total, int) and total < self.machine.threads * _WIDE_LEAST):
+            return None
+        found = plan([*m.before, *(o for o in m.body.ops if not o.terminator)], self.exprs, total)
+        if found is None:
+            return None
+        self.aligned = True
+        q = self.index.variables["%q"] = self.names.fresh("q")
+        self.out.add(f"{q} = cuda.grid(1)")
+        with self.out.block(f"while {q} < {self.index.sum(found.work)}:"):
+            WideWriter(
+                self.out, self.names, self.index, self.prims, self.functions, self.memory
+            ).write(found)
+            self.out.add(f"{q} += cuda.gridsize(1)")
+        return self._launch(found.work)
 
     def _decode(self, m: Flat | Team, t: Dim) -> list[tuple[Dim, Dim]]:
         """Defines the loops' variables; what must hold, as (expression, bound) pairs."""

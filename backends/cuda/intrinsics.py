@@ -7,8 +7,9 @@ these instead of ``//`` and ``%``, whose signed forms take several times the ins
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import cuda, types
 from numba.cuda.extending import intrinsic
 
 _F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -113,6 +114,18 @@ f32_to_f16 = _named(
 f32_to_bf16 = _named(
     "f32_to_bf16", "The bits of an f32 rounded to bf16.", _to_half("cvt.rn.bf16.f32 $0, $1;")
 )
+
+
+@cuda.jit(device=True)
+def power(x, y):
+    """``x**y`` of two u64, by squaring."""
+    result = np.uint64(1)
+    while y:
+        if y & np.uint64(1):
+            result = result * x
+        x = x * x
+        y = y >> np.uint64(1)
+    return result
 
 
 @intrinsic

@@ -213,7 +213,10 @@ def _team(kernel: Function, nest: Flat, machine: CudaMachine) -> Team:
         size = max(size, machine.warp)  # the threads of a warp pass the same loops
     count = machine.block_threads // size if size <= machine.warp else 1
     scratch = [o for o in kernel.body.ops if isinstance(o, Scratch)]
-    each = sum(int(expr.product(o.shape)) * o.dtype.itemsize for o in scratch)  # type: ignore[call-overload]
+    each: Dim = 0
+    for o in scratch:
+        each = each + expr.product(o.shape) * o.dtype.itemsize
+    assert isinstance(each, int), "the sizes of scratch memory are static"
     least = max(1, machine.warp // size)
     while count > least and count * each > machine.shared - 1024:
         count //= 2

@@ -48,8 +48,8 @@ def literal(value: Any, dt: DType) -> str:
     if dt.kind == "b":
         return str(bool(value))
     if not dt.is_float:
-        number = int(value)
-        text = str(number) if number > -(2**63) else f"{number + 1} - 1"
+        whole = int(value)
+        text = str(whole) if whole > -(2**63) else f"{whole + 1} - 1"
         return f"np.{register(dt)}({text})"
     number = float(np.asarray(value, dt.numpy))
     if math.isfinite(number):
@@ -211,6 +211,8 @@ class Prims:
             return f"{of}({simple[name].format(*xs)})"
         if name in ("shl", "shr"):
             return self._shift(name, dt, *xs)
+        if name == "pow":
+            return self._power(dt, *xs)
         raise _missing(name, dt)
 
     def _shift(self, name: str, dt: DType, x: str, y: str) -> str:
@@ -236,6 +238,18 @@ class Prims:
         q = self.let(f"{of}(-{x}) if {y} == {minus} else {q}")
         value = f"{of}({x} - {q} * {y})" if name in ("mod", "fmod") else q
         return f"{value} if {y} != {zero} else {zero}"
+
+    def _power(self, dt: DType, x: str, y: str) -> str:
+        """Wraps; a negative exponent gives 1 / x**-y rounded towards zero."""
+        of, zero, one = f"np.{register(dt)}", literal(0, dt), literal(1, dt)
+        self.used("power")
+        result = f"{of}(power(np.uint64({x}), np.uint64({y})))"
+        if dt.kind == "u":
+            return result
+        minus = literal(-1, dt)
+        sign = self.let(f"{x} if {y} & {one} else {one}")
+        inverse = self.let(f"{sign} if {x} == {one} or {x} == {minus} else {zero}")
+        return f"{result} if {y} >= {zero} else {inverse}"
 
 
 def _missing(name: str, dt: DType) -> PjitError:

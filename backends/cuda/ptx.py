@@ -64,7 +64,7 @@ def compile_ptx(source: CudaSource, machine: CudaMachine) -> str:
         raise PjitError("numba-cuda is not installed", remedy=_REMEDY)
     from numba import cuda, types
 
-    parameters = [types.CPointer(getattr(types, memory(d))) for d in source.buffers]
+    parameters: list[Any] = [types.CPointer(getattr(types, memory(d))) for d in source.buffers]
     parameters += [types.int64] * len(source.symbols)
     if source.checks:
         parameters.append(types.CPointer(types.int64))

@@ -58,6 +58,7 @@ class CudaSource:
         symbols: The kernel's symbols, in the order of the size parameters.
         launch: How to launch it.
         checks: What can fail.
+        aligned: Whether the addresses of the buffers have to be multiples of 16.
     """
 
     name: str
@@ -66,3 +67,4 @@ class CudaSource:
     symbols: tuple[str, ...]
     launch: Launch
     checks: tuple[Check, ...] = ()
+    aligned: bool = False

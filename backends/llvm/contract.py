@@ -4,10 +4,9 @@ The accumulators of ``mr`` rows and ``nr`` columns stay in vector registers over
 whole depth. Each step loads the ``nr`` consecutive elements of the packed operand B and multiplies
 them with one element of A per row, broadcast.
 
-Rows of A are addressed in one of two ways. When the offset is affine in the row, the rows are a
-fixed distance apart. Otherwise (convolutions) a table on the stack holds the address of each (tap,
-row), computed with rows in the lanes of a vector; where a guard does not hold it is that of a row of
-zeros.
+Rows of A are addressed in one of two ways. Where the offset is affine in the row, they are a fixed
+distance apart. Otherwise (convolutions) a table on the stack holds the address of each (tap, row),
+computed with one row in each lane; where a guard does not hold it is that of a row of zeros.
 
 A tile at the end is moved back so that it has all its rows; the region runs for its own rows only.
 """

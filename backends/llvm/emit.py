@@ -161,7 +161,7 @@ class KernelEmitter:
             self.op(op)
 
     def _parallel(self, nest: list[For]) -> None:
-        """Runs ``lo <= i < hi``: the indices of the first by division, then counted up with carry."""
+        """Runs ``lo <= i < hi``: the first indices by division, the next by counting with carry."""
         b = self.b
         extents = [loop.hi for loop in nest]
         sizes = [self.index.scalar(e) for e in extents]

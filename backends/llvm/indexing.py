@@ -16,11 +16,11 @@ _SMALL = 1 << 30  # bounds of quantities that are computed in 32 bits
 
 @dataclass
 class Lane:
-    """The vector loop being emitted: ``n`` lanes, whose first one has the value ``base`` of ``name``."""
+    """The vector loop being emitted: ``n`` lanes; ``name`` is the symbol of its variable."""
 
     n: int = 1
     name: str | None = None
-    aligned: bool = False  # whether base is a multiple of n
+    aligned: bool = False  # whether the variable is a multiple of n in the first lane
 
 
 @dataclass

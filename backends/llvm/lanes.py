@@ -204,7 +204,7 @@ def stack(b: ir.IRBuilder, element: ir.Type, count: int, align: int = 64) -> Any
 
 
 def constant_array(module: ir.Module, element: ir.Type, value: float, count: int) -> Any:
-    """The address of a read-only array of equal elements, made once."""
+    """The address of an array of equal elements that is never written, made once."""
     scalar = constant(element, value)
     if isinstance(element, ir.IntType):
         text = str(scalar.constant)
@@ -219,5 +219,6 @@ def constant_array(module: ir.Module, element: ir.Type, value: float, count: int
         zero = not any(c in text for c in "123456789abcdef")
         body = "zeroinitializer" if zero else f"[{', '.join([str(scalar)] * count)}]"
         found.initializer = Written(array, body)
-        found.linkage, found.global_constant, found.align = "internal", True, 64
+        found.linkage, found.align = "internal", 64
+        found.global_constant = not zero  # zeros that are not constant take no room in object code
     return found

@@ -63,7 +63,7 @@ class Memory:
     mask: Any = None
 
     def condition(self, guards: Guards) -> tuple[Any, Any]:
-        """The guards that hold for all lanes alike, and those that differ; None where there are none."""
+        """The guards that are the same in all lanes, and those that differ; None for no guards."""
         uniform = lanes = None
         for e, bound in guards:
             if expr.within(e, 0, bound):
@@ -101,7 +101,9 @@ class Memory:
         element = memory_type(dt)
         if dt.is_float and dt.bits > 16:
             return constant(element, value)
-        return constant(element, int(np.asarray(value, dt.numpy).view(f"u{dt.itemsize}")))
+        with np.errstate(all="ignore"):
+            stored = np.asarray(value).astype(dt.numpy)
+        return constant(element, int(stored.view(f"u{dt.itemsize}")))
 
     def _load_shared(
         self, base: Any, dt: DType, offset: Dim, uniform: Any, lanes: Any, otherwise: float
@@ -170,7 +172,7 @@ class Memory:
     def store(
         self, value: Any, base: Any, type: BufferType, index: Sequence[Dim], guards: Guards
     ) -> None:
-        """Writes an element per active lane; when all lanes share the element, the last one stays."""
+        """Writes an element per active lane; of lanes that share an element the last one stays."""
         b, n, dt = self.b, self.index.lane.n, type.dtype
         offset = linear_offset(index, type.shape)
         uniform, lanes = self.condition(guards)

@@ -67,9 +67,9 @@ class Prims:
 
     def const(self, value: Any, dt: DType) -> ir.Constant:
         """A scalar constant, rounded to the dtype."""
-        if dt.is_float:
-            value = float(np.asarray(value, dt.numpy))
-        return constant(register_type(dt), value)
+        with np.errstate(all="ignore"):
+            rounded = np.asarray(value).astype(dt.numpy)
+        return constant(register_type(dt), float(rounded) if dt.is_float else int(rounded))
 
     # Floats
 
@@ -248,7 +248,7 @@ class Prims:
         return b.select(by_zero, zero, r if name in ("mod", "fmod") else q)
 
     def _quotient(self, x: Any, y: Any, signed: bool) -> Any:
-        """Truncated; in floats for narrow integers in lanes, whose quotients these round rightly."""
+        """Truncated; for narrow integers in lanes by floats, which are exact enough."""
         b, n, bits = self.b, lanes_of(x), element_of(x).width
         if n == 1 or bits == 64:
             return b.sdiv(x, y) if signed else b.udiv(x, y)

@@ -64,7 +64,8 @@ def _sizes(
     for size in SIZES:
         sizes = {s: BATCH if s in first else size for s in free}
         equal = all(expr.substitute(a, sizes) == expr.substitute(b, sizes) for a, b in checks)
-        known = [expr.substitute(d, sizes) for t in inner for d in t.shape]
+        open_dims = (d for t in inner for d in t.shape if isinstance(d, expr.Expr))
+        known = [expr.substitute(d, sizes) for d in open_dims]
         if equal and all(d > 0 for d in known if isinstance(d, int)):
             return sizes
     raise InputError(

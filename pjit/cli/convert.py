@@ -96,7 +96,7 @@ class _Conversion:
         from pjit.backends.base import backend
         from pjit.compiler import build
         from pjit.config import settings
-        from pjit.passes.manager import clone
+        from pjit.passes.snapshot import clone
         from pjit.runtime import artifact
 
         options, binary = self.options, None

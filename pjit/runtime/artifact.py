@@ -50,6 +50,8 @@ class Artifact:
         try:
             module = parse_module(self._container.text(_GRAPH), weights, name=path)
             verify_ir(module)
+            if not module.functions or module.main.level != "graph":
+                raise IRError("it has no function of level graph")
         except IRError as e:
             raise FormatError(
                 f"the graph of the file is not valid: {e.what}",

@@ -143,6 +143,13 @@ class _Dispatcher:
                 self._thread.start()
         self._queue.put((work, task))
 
+    def drain(self) -> None:
+        """Waits for the calls that were queued so far."""
+        if self._thread is not None:
+            last = HostWork()
+            self.submit(last, tuple)
+            last.wait()
+
     def _loop(self) -> None:
         while True:
             work, task = self._queue.get()
@@ -206,7 +213,8 @@ class Engine:
             self._reap()
 
     def drain(self) -> None:
-        """Waits for every native program that was submitted so far."""
+        """Waits for every call that was made so far."""
+        self._dispatcher.drain()
         with self.lock:
             works = list(self._running)
         if works:

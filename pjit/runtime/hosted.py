@@ -13,7 +13,7 @@ from pjit.ir.core import Block, Function, Module, Value
 from pjit.ir.expr import Expr
 from pjit.ir.interp import evaluate, interpret
 from pjit.ir.program import HostStep, Segment
-from pjit.passes.manager import clone_block
+from pjit.passes.snapshot import clone_block
 from pjit.runtime.memory import address_of, allocate
 from pjit.runtime.plan import BARRIER_WORD, ERROR_WORD, FIRST_SIZE, Frame, Plan, sizes_of
 

@@ -193,6 +193,7 @@ class Runnable:
 
     def _dispatch(self, args: Sequence[Any]) -> list[Array]:
         """Leaves the call to the dispatcher of the engine."""
+        self._open()
         values: list[np.ndarray | Array] = []
         shapes: list[tuple[int, ...] | None] = []
         for at, a in enumerate(args):
@@ -212,7 +213,6 @@ class Runnable:
         plan = None
         if len(known) == len(shapes):
             plan = self._plans.get(known) or self._new_plan(known)
-        self._open()
         work = HostWork()
         self.engine.dispatch(work, partial(self._run_hosted, values, plan))
         if self.sync:
@@ -332,9 +332,7 @@ class Runnable:
         """Waits for earlier calls, then frees code, constants and arena; may be repeated."""
         if self._native is None:
             return
-        earlier = HostWork()
-        self.engine.dispatch(earlier, list)
-        earlier.wait()
+        self.engine.drain()  # calls that have not begun need the program to be open
         with self.engine.lock:
             native, self._native, self._single = self._native, None, None
         if native is None:

@@ -1,4 +1,4 @@
-"""Calls of ufuncs and of their methods ``reduce``, ``accumulate``, ``outer`` and ``at`` on tracers."""
+"""Calls of ufuncs and of their methods (``reduce``, ``accumulate``, ``outer``, ``at``) on tracers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pjit.tracing.indexing import update
 from pjit.tracing.trace import Trace, refuse, refuse_function
 from pjit.tracing.tracer import UFUNC_METHODS, WEAK, Tracer, as_tracer, tracers, value_of
 
-REDUCTIONS = {
+REDUCTIONS: dict[Any, Any] = {
     np.add: np.sum,
     np.multiply: np.prod,
     np.maximum: np.max,
@@ -44,7 +44,11 @@ def loop(
             element_type(d)
         except TypeError:
             names = ", ".join(str(getattr(x, "dtype", x)) for x in inputs)
-            refuse(f"np.{ufunc.__name__} would compute in {d}, which is not traced", got=names)
+            refuse(
+                f"np.{ufunc.__name__} would compute in {d}, which is not traced",
+                got=names,
+                remedy="convert the operands to bool, integers of up to 64 bits, or floats",
+            )
     return list(found)
 
 
@@ -137,7 +141,14 @@ def _finish(t: Trace, result: Value, dtype: np.dtype, out: Tracer | None, where:
 
 
 def write(t: Trace, out: Tracer, result: Value, where: Any = True) -> None:
-    """Writes a result into ``out`` as NumPy does: cast by the rule same_kind, broadcast, masked by ``where``."""
+    """Writes a result into ``out`` as NumPy does.
+
+    It is cast by the rule same_kind, broadcast, and masked by ``where``.
+
+    Raises:
+        TypeError: The result is of another kind than ``out``.
+        ValueError: The shapes do not fit.
+    """
     if not np.can_cast(result.dtype.numpy, out.dtype, "same_kind"):
         raise TypeError(
             f"Cannot cast ufunc output from {result.dtype.numpy!r} to {out.dtype!r} with casting "
@@ -201,7 +212,9 @@ def outer(t: Trace, ufunc: np.ufunc, a: Any, b: Any, **options: Any) -> Any:
 def at(t: Trace, ufunc: np.ufunc, x: Any, index: Any, values: Any = None) -> None:
     """``ufunc.at``: in place, repeated indices count repeatedly."""
     if ufunc not in SCATTERS or not isinstance(x, Tracer):
-        refuse_function(f"np.{ufunc.__name__}.at" + ("" if isinstance(x, Tracer) else " of an array"))
+        refuse_function(
+            f"np.{ufunc.__name__}.at" + ("" if isinstance(x, Tracer) else " of an array")
+        )
     update(x, index, values, SCATTERS[ufunc])
 
 
@@ -212,4 +225,3 @@ UFUNC_METHODS |= {
     "outer": outer,
     "at": at,
 }
-

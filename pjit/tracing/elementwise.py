@@ -1,7 +1,8 @@
 """NumPy's ufuncs in terms of the elementwise operators, on values of the dtypes of the chosen loop.
 
-``np.ufunc.resolve_dtypes`` chooses the loop, so promotion is NumPy's own. An entry of ``UFUNCS`` computes the results
-from operands of the loop's dtypes; the caller casts them to the loop's result dtypes.
+``np.ufunc.resolve_dtypes`` chooses the loop, so promotion is NumPy's own. An entry of ``UFUNCS``
+computes the results from operands of the loop's dtypes; the caller casts them to the loop's result
+dtypes.
 """
 
 from __future__ import annotations
@@ -75,9 +76,7 @@ def _times(factor: float) -> Rule:
 
 
 def _logarithm(base: float) -> Rule:
-    return _in_f32(
-        lambda t, x: t(ops.Div, t(ops.Log, x), t.scalar(math.log(base), x.dtype))
-    )
+    return _in_f32(lambda t, x: t(ops.Div, t(ops.Log, x), t.scalar(math.log(base), x.dtype)))
 
 
 @_in_f32
@@ -186,7 +185,7 @@ def _compare(cls: type[Op]) -> Rule:
             if x.dtype == bool_ and cls not in (ops.Eq, ops.Ne):
                 return t(cls, cast(t, x, i32), cast(t, y, i32))
             return t(cls, x, y)
-        signed, unsigned = (x, y) if x.dtype.kind == "i" else (y, x)
+        signed = x if x.dtype.kind == "i" else y
         negative = t(ops.Lt, signed, t.scalar(0, signed.dtype))
         if signed is x:
             other = t(cls, cast(t, x, y.dtype), y)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial, update_wrapper
 from threading import RLock
 from time import perf_counter
 from types import MethodType
-from typing import Any, NoReturn, overload
+from typing import Any, NoReturn, cast, overload
 
 import numpy as np
 import optree
@@ -20,7 +20,7 @@ from pjit.errors import PjitError, TraceError
 from pjit.ir.core import Loc, Module
 from pjit.ir.ops.basic import Return
 from pjit.ir.text import print_module
-from pjit.tracing import mathematics, products, shaping  # noqa: F401  (they register themselves)
+from pjit.tracing import mathematics, products, selection  # noqa: F401  (they register themselves)
 from pjit.tracing.location import user_traceback
 from pjit.tracing.signature import (
     Parameters,
@@ -120,7 +120,7 @@ def trace(
 
 
 def _raise(error: Exception) -> NoReturn:
-    """Raises an error of a traced function; one of ours without our frames, also if NumPy wrapped it."""
+    """Raises an error of a traced function; ours without our frames, also if NumPy wrapped it."""
     for e in (error, error.__cause__, error.__context__):
         if isinstance(e, TraceError):
             raise e.with_traceback(user_traceback(e.__traceback__)) from None
@@ -130,16 +130,17 @@ def _raise(error: Exception) -> NoReturn:
 class CompiledFunction:
     """A function that is compiled for every signature that it is called with.
 
-    A signature is the structure of the arguments, the dtypes and shapes of their arrays, and the values of the other
-    leaves. The function runs in Python once per signature, on tracers; what it captures (arrays and numbers of
-    closures, globals and attributes) is taken as it is then. Results are ``pjit.Array``; what does not depend on an
-    argument array stays what it is. Called while another function is traced, it becomes part of that trace.
+    A signature is the structure of the arguments, the dtypes and shapes of their arrays, and the
+    values of the other leaves. The function runs in Python once per signature, on tracers; what it
+    captures (arrays and numbers of closures, globals and attributes) is taken as it is then.
+    Results are ``pjit.Array``; what does not depend on an argument array stays what it is. Called
+    while another function is traced, it becomes part of that trace.
 
     Args:
         function: What to compile.
         target: The back end.
         threads: Threads that run it; default: the setting.
-        static_argnames: Parameters whose leaves are static, also where they are arrays' scalars.
+        static_argnames: Parameters whose leaves are static, also NumPy scalars.
         exec_mode: ``async`` or ``sync``; default: the setting.
     """
 
@@ -152,8 +153,9 @@ class CompiledFunction:
         static_argnames: str | Iterable[str] = (),
         exec_mode: str | None = None,
     ) -> None:
-        functools.update_wrapper(self, function)
+        update_wrapper(self, function)
         self.function = function
+        self._name = getattr(function, "__qualname__", repr(function))
         self.target, self.threads, self.exec_mode = target, threads, exec_mode
         self._parameters = Parameters(function, static_argnames)
         self._entries: OrderedDict[tuple, Entry] = OrderedDict()
@@ -167,7 +169,7 @@ class CompiledFunction:
             TraceError: The function does something that is not traced.
             InputError: An argument is neither an array nor hashable, or its dtype is not traced.
         """
-        leaves, spec = optree.tree_flatten((args, kwargs))
+        leaves, spec = optree.tree_flatten(cast(Any, (args, kwargs)))
         if any(isinstance(x, Tracer) for x in leaves):
             return self.function(*args, **kwargs)
         key = self._key(spec, leaves)
@@ -184,14 +186,14 @@ class CompiledFunction:
         return self if instance is None else MethodType(self, instance)
 
     def __repr__(self) -> str:
-        return f"<pjit.compile of {self.__qualname__}>"  # type: ignore[attr-defined]
+        return f"<pjit.compile of {self._name}>"
 
     def _key(self, spec: optree.PyTreeSpec, leaves: list[Any]) -> tuple:
-        """The signature of a call; leaves become NumPy arrays where they are arrays of another kind."""
+        """The signature of a call; in ``leaves``, foreign arrays become NumPy arrays."""
         static = self._parameters.mask(spec) if self._parameters.static else (False,) * len(leaves)
         keys = []
         for i, x in enumerate(leaves):
-            leaves[i], key = leaf_key(x, lambda i=i: self._parameters.names(spec)[i], static[i])
+            leaves[i], key = leaf_key(x, partial(self._parameters.name, spec, i), static[i])
             keys.append(key)
         return spec, tuple(keys)
 
@@ -232,7 +234,7 @@ class CompiledFunction:
         ]
         settings().say(
             "recompiles",
-            f"{self.__qualname__} ({len(self._entries) + 1} programs, {seconds * 1e3:.0f} ms): "  # type: ignore[attr-defined]
+            f"{self._name} ({len(self._entries) + 1} programs, {seconds * 1e3:.0f} ms): "
             + ("; ".join(changes) or "another structure of the arguments"),
         )
 
@@ -241,7 +243,7 @@ class CompiledFunction:
     def _shown(self, what: str) -> Entry:
         if self._last is None:
             raise PjitError(
-                f"{self.__qualname__} has no {what} yet: it was not called",  # type: ignore[attr-defined]
+                f"{self._name} has no {what} yet: it was not called",
                 remedy="call it; it is compiled for the arguments of a call",
             )
         return self._last
@@ -273,9 +275,7 @@ class CompiledFunction:
         """
         entry = self._shown("report")
         if entry.program is None:
-            raise PjitError(
-                f"{self.__qualname__} has no report: its result does not depend on an array"  # type: ignore[attr-defined]
-            )
+            raise PjitError(f"{self._name} has no report: its result does not depend on an array")
         return entry.program.report()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from pjit.ir import ops
 from pjit.ir.core import Value
 from pjit.ir.types import i32, i64
+from pjit.tracing.elementwise import cast
 from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import Tracer, as_tracer, tracers, value_of
 
@@ -46,7 +47,7 @@ class Basic:
         return reshaped(t, x, self.shape)
 
     def write(self, t: Trace, x: Value, new: Value) -> Value:
-        """The array with another part: the new elements spread to the whole shape, and selected by a mask."""
+        """The array with another part: spread to the whole shape, and selected by a mask."""
         if 0 in self.sizes:
             return x
         new = reshaped(t, new, self.sizes)
@@ -99,15 +100,17 @@ def getitem(x: Tracer, index: Any) -> Tracer:
 
 
 def _all_integers(index: Any) -> bool:
-    return all(isinstance(e, int | np.integer) for e in (index if isinstance(index, tuple) else (index,)))
+    return all(
+        isinstance(e, int | np.integer) for e in (index if isinstance(index, tuple) else (index,))
+    )
 
 
 def setitem(x: Tracer, index: Any, new: Any) -> None:
     """``x[index] = new``.
 
     Raises:
-        TraceError: x is an argument or may share memory with another array, or which elements are written depends on
-            data in a way that is not elementwise.
+        TraceError: x is an argument or may share memory with another array, or which elements are
+            written depends on data in a way that is not elementwise.
         IndexError: As in NumPy.
         ValueError: ``new`` does not broadcast.
     """
@@ -140,7 +143,7 @@ def update(x: Tracer, index: Any, new: Any, reduction: str) -> None:
 
 
 def _fitted(t: Trace, value: Value, shape: tuple[int, ...]) -> Value:
-    """Broadcasts a value that is assigned; leading dimensions of size 1 that are too many are dropped."""
+    """Broadcasts a value that is assigned; superfluous leading dimensions of size 1 are dropped."""
     own = list(value.shape)
     while len(own) > len(shape) and own[0] == 1:
         del own[0]
@@ -163,7 +166,8 @@ def _assign_where(x: Tracer, mask: Any, new: Any) -> bool:
     rank = len(flags.shape)
     if flags.shape != x.shape[:rank]:
         raise IndexError(
-            f"boolean index of shape {flags.shape} did not match the indexed array of shape {x.shape}"
+            f"boolean index of shape {flags.shape} did not match the indexed array of shape "
+            f"{x.shape}"
         )
     value = value_of(t, new, x.dtype)
     rest = x.shape[rank:]
@@ -190,7 +194,7 @@ def _is_mask(e: Any) -> bool:
 
 
 def parse(x: Tracer, index: Any) -> list[Entry]:
-    """The index as one entry per dimension of x, beside None; masks that are known become positions.
+    """The index: an entry per dimension of x, beside None; masks that are known become positions.
 
     Raises:
         IndexError: As in NumPy.
@@ -282,7 +286,7 @@ def basic(shape: tuple[int, ...], entries: list[Entry]) -> Basic:
 
 
 def _gather(x: Tracer, entries: list[Entry]) -> Tracer:
-    """An index with arrays: slices first, then a gather along the dimensions of the arrays and integers."""
+    """An index with arrays: slices, then a gather along the dimensions of arrays and integers."""
     t = x.context
     advanced = [i for i, e in enumerate(entries) if _is_array(e) or isinstance(e, int)]
     kept = [slice(None) if i in advanced else e for i, e in enumerate(entries)]
@@ -292,6 +296,8 @@ def _gather(x: Tracer, entries: list[Entry]) -> Tracer:
     adjacent = advanced == list(range(first, first + count))
     if count == 1:
         return Tracer(t, t(ops.Gather, value, arrays[0], axis=first))
+    if len({a.dtype for a in arrays}) > 1:
+        arrays = [cast(t, a, i64) for a in arrays]
     perm = [*advanced, *(i for i in range(len(entries)) if i not in advanced)]
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     columns = [

@@ -1,4 +1,4 @@
-"""Where traced code is: the user's frame, its line, and the expression in it that is being evaluated.
+"""Where traced code is: the user's frame, its line, and the expression that is being evaluated.
 
 The user's frame is the innermost one outside pjit, NumPy and optree.
 """

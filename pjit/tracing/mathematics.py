@@ -1,4 +1,4 @@
-"""NumPy functions that are compositions of others, and questions about dtypes and shapes, on tracers."""
+"""NumPy functions that are compositions, and questions about dtypes and shapes, on tracers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pjit.tracing.reductions import finish
-from pjit.tracing.tracer import WEAK, Tracer, as_tracer, implements, trace_of, tracers
+from pjit.tracing.tracer import WEAK, Tracer, as_tracer, implements, trace_of, tracers, xp
 
 NOTHING = np._NoValue
 
@@ -30,11 +30,11 @@ def clip(
     t = trace_of(a, bounds, out)
     x = as_tracer(t, a)
     if not bounds:
-        return finish(np.positive(x, **options) if x.dtype != bool else x.copy(), out)
+        return finish(xp.positive(x, **options) if x.dtype != bool else x.copy(), out)
     kinds = (b if type(b) in WEAK else as_tracer(t, b).dtype for b in bounds)
     x = x.astype(np.result_type(x.dtype, *kinds))
-    x = x if low is None else np.maximum(x, low, **options)
-    return finish(x if high is None else np.minimum(x, high, **options), out)
+    x = x if low is None else xp.maximum(x, low, **options)
+    return finish(x if high is None else xp.minimum(x, high, **options), out)
 
 
 @implements(np.round, np.around)
@@ -43,23 +43,23 @@ def round_(a: Any, decimals: int = 0, out: Any = None) -> Tracer:
     x = as_tracer(trace_of(a, out), a)
     if x.dtype == bool:
         result = x.astype(np.float16)
-        return finish(np.rint(result), out)
+        return finish(xp.rint(result), out)
     if x.dtype.kind in "iu":
         if decimals >= 0:
             return finish(x.copy(), out)
         unit = 10**-decimals
-        return finish((np.rint(x / unit) * unit).astype(x.dtype), out)
+        return finish((xp.rint(x / unit) * unit).astype(x.dtype), out)
     if decimals == 0:
-        return finish(np.rint(x), out)
+        return finish(xp.rint(x), out)
     unit = 10 ** abs(decimals)
-    scaled = np.rint(x * unit if decimals > 0 else x / unit)
+    scaled = xp.rint(x * unit if decimals > 0 else x / unit)
     return finish(scaled / unit if decimals > 0 else scaled * unit, out)
 
 
 @implements(np.fix)
 def fix(x: Any, out: Any = None) -> Tracer:
     """np.fix."""
-    return finish(np.trunc(x), out)
+    return finish(xp.trunc(x), out)
 
 
 @implements(np.nan_to_num, copy=(True, False))
@@ -69,56 +69,58 @@ def nan_to_num(x: Any, nan: float = 0.0, posinf: Any = None, neginf: Any = None)
         return x.copy()
     limits = np.finfo(x.dtype)
     kind = x.dtype.type
-    result = np.where(np.isnan(x), kind(nan), x)
-    result = np.where(x == np.inf, kind(limits.max if posinf is None else posinf), result)
-    return np.where(x == -np.inf, kind(limits.min if neginf is None else neginf), result)
+    result = xp.where(xp.isnan(x), kind(nan), x)
+    result = xp.where(x == np.inf, kind(limits.max if posinf is None else posinf), result)
+    return xp.where(x == -np.inf, kind(limits.min if neginf is None else neginf), result)
 
 
 @implements(np.isclose)
-def isclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> Tracer:
+def isclose(
+    a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False
+) -> Tracer:
     """np.isclose."""
     t = trace_of(a, b, rtol, atol)
     x, y = as_tracer(t, a), as_tracer(t, b)
     if y.dtype.kind in "biu":
         y = y.astype(np.float64)
-    near = (np.abs(x - y) <= atol + rtol * np.abs(y)) & np.isfinite(y) | (x == y)
-    return near | (np.isnan(x) & np.isnan(y)) if equal_nan else near
+    near = (xp.abs(x - y) <= atol + rtol * xp.abs(y)) & xp.isfinite(y) | (x == y)
+    return near | (xp.isnan(x) & xp.isnan(y)) if equal_nan else near
 
 
 @implements(np.allclose)
 def allclose(a: Any, b: Any, *args: Any, **kwargs: Any) -> Tracer:
     """np.allclose, as a traced bool."""
-    return np.all(isclose(a, b, *args, **kwargs))
+    return xp.all(isclose(a, b, *args, **kwargs))
 
 
 @implements(np.array_equal)
 def array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> Any:
     """np.array_equal, as a traced bool; False when the shapes differ."""
-    if np.shape(a1) != np.shape(a2):
+    if xp.shape(a1) != xp.shape(a2):
         return False
-    equal = np.equal(a1, a2)
+    equal = xp.equal(a1, a2)
     if equal_nan:
         equal = equal | ((a1 != a1) & (a2 != a2))
-    return np.all(equal)
+    return xp.all(equal)
 
 
 @implements(np.isposinf)
 def isposinf(x: Any, out: Any = None) -> Tracer:
     """np.isposinf."""
-    return finish(np.isinf(x) & ~np.signbit(x), out)
+    return finish(xp.isinf(x) & ~xp.signbit(x), out)
 
 
 @implements(np.isneginf)
 def isneginf(x: Any, out: Any = None) -> Tracer:
     """np.isneginf."""
-    return finish(np.isinf(x) & np.signbit(x), out)
+    return finish(xp.isinf(x) & xp.signbit(x), out)
 
 
 @implements(np.isin, assume_unique=(True, False), kind=(None, "sort", "table"))
 def isin(element: Any, test_elements: Any, *, invert: bool = False) -> Tracer:
     """np.isin, by comparing every element with every test element."""
     t = trace_of(element, test_elements)
-    found = np.any(as_tracer(t, element)[..., None] == np.ravel(as_tracer(t, test_elements)), -1)
+    found = xp.any(as_tracer(t, element)[..., None] == xp.ravel(as_tracer(t, test_elements)), -1)
     return ~found if invert else found
 
 
@@ -128,15 +130,15 @@ def sinc(x: Any) -> Tracer:
     if x.dtype.kind in "biu":
         x = x.astype(np.float64)
     tiny = x.dtype.type(1e-20 if x.dtype.itemsize > 2 else np.finfo(x.dtype).eps)
-    y = x.dtype.type(np.pi) * np.where(x == 0, tiny, x)
-    return np.sin(y) / y
+    y = x.dtype.type(np.pi) * xp.where(x == 0, tiny, x)
+    return xp.sin(y) / y
 
 
 @implements(np.polyval)
 def polyval(p: Any, x: Any) -> Tracer:
     """np.polyval, by Horner's rule."""
     t = trace_of(p, x)
-    result = np.zeros_like(as_tracer(t, x))
+    result = xp.zeros_like(as_tracer(t, x))
     for c in as_tracer(t, p):
         result = result * x + c
     return result
@@ -149,13 +151,13 @@ def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Tracer:
     values = as_tracer(t, y)
     width: Any = dx
     if x is not None:
-        steps = np.diff(as_tracer(t, x), axis=axis if np.ndim(x) > 1 else -1)
+        steps = xp.diff(as_tracer(t, x), axis=axis if xp.ndim(x) > 1 else -1)
         shape = [1] * values.ndim
         shape[axis] = steps.shape[0] if steps.ndim == 1 else 1
         width = steps.reshape(shape) if steps.ndim == 1 else steps
     lead = (slice(None),) * (axis % values.ndim)
     upper, lower = values[(*lead, slice(1, None))], values[(*lead, slice(None, -1))]
-    return np.sum(width * (upper + lower) / 2.0, axis)
+    return xp.sum(width * (upper + lower) / 2.0, axis)
 
 
 @implements(np.real)
@@ -196,7 +198,7 @@ def size(a: Any, axis: Any = None) -> int:
     """np.size."""
     dims = shape(a)
     axes = range(len(dims)) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
-    return int(np.prod([dims[d] for d in axes], dtype=np.int64))
+    return int(xp.prod([dims[d] for d in axes], dtype=np.int64))
 
 
 @implements(np.iscomplexobj)

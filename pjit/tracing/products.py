@@ -10,7 +10,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from pjit.tracing.reductions import axes_of, finish
 from pjit.tracing.trace import refuse_function
-from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of
+from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of, xp
 
 
 def _pair(a: Any, b: Any) -> tuple[Tracer, Tracer]:
@@ -21,34 +21,34 @@ def _pair(a: Any, b: Any) -> tuple[Tracer, Tracer]:
 @implements(np.dot)
 def dot(a: Any, b: Any, out: Any = None) -> Tracer:
     """np.dot."""
-    if np.ndim(a) == 0 or np.ndim(b) == 0:
-        return finish(np.multiply(a, b), out)
     x, y = _pair(a, b)
-    if x.ndim <= 2 and y.ndim <= 2 or y.ndim == 1:
-        return finish(np.matmul(x, y), out)
-    return finish(np.tensordot(x, y, (-1, -2)), out)
+    if not x.ndim or not y.ndim:
+        return finish(xp.multiply(x, y), out)
+    if (x.ndim <= 2 and y.ndim <= 2) or y.ndim == 1:
+        return finish(xp.matmul(x, y), out)
+    return finish(xp.tensordot(x, y, (-1, -2)), out)
 
 
 @implements(np.inner)
 def inner(a: Any, b: Any, /) -> Tracer:
     """np.inner."""
-    if np.ndim(a) == 0 or np.ndim(b) == 0:
-        return np.multiply(a, b)
     x, y = _pair(a, b)
-    return np.tensordot(x, y, (-1, -1))
+    if not x.ndim or not y.ndim:
+        return xp.multiply(x, y)
+    return xp.tensordot(x, y, (-1, -1))
 
 
 @implements(np.outer)
 def outer(a: Any, b: Any, out: Any = None) -> Tracer:
     """np.outer."""
     x, y = _pair(a, b)
-    return finish(np.ravel(x)[:, None] * np.ravel(y)[None, :], out)
+    return finish(xp.ravel(x)[:, None] * xp.ravel(y)[None, :], out)
 
 
 @implements(np.linalg.outer)
 def linalg_outer(x1: Any, x2: Any, /) -> Tracer:
     """np.linalg.outer."""
-    if np.ndim(x1) != 1 or np.ndim(x2) != 1:
+    if xp.ndim(x1) != 1 or xp.ndim(x2) != 1:
         raise ValueError("Input arrays must be one-dimensional")
     return outer(x1, x2)
 
@@ -57,20 +57,20 @@ def linalg_outer(x1: Any, x2: Any, /) -> Tracer:
 def vdot(a: Any, b: Any, /) -> Tracer:
     """np.vdot."""
     x, y = _pair(a, b)
-    return np.matmul(np.ravel(x), np.ravel(y))
+    return xp.matmul(xp.ravel(x), xp.ravel(y))
 
 
 @implements(np.linalg.matmul)
 def linalg_matmul(x1: Any, x2: Any, /) -> Tracer:
     """np.linalg.matmul."""
-    return np.matmul(x1, x2)
+    return xp.matmul(x1, x2)
 
 
 @implements(np.linalg.vecdot)
 def linalg_vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Tracer:
     """np.linalg.vecdot."""
     x, y = _pair(x1, x2)
-    return np.vecdot(np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1))
+    return xp.vecdot(xp.moveaxis(x, axis, -1), xp.moveaxis(y, axis, -1))
 
 
 @implements(np.linalg.multi_dot)
@@ -78,7 +78,7 @@ def multi_dot(arrays: Any, *, out: Any = None) -> Tracer:
     """np.linalg.multi_dot, from left to right."""
     result = arrays[0]
     for a in arrays[1:]:
-        result = np.dot(result, a)
+        result = xp.dot(result, a)
     return finish(result, out)
 
 
@@ -91,11 +91,11 @@ def matrix_power(a: Any, n: int) -> Tracer:
     square = a
     while n:
         if n & 1:
-            result = square if result is None else np.matmul(result, square)
+            result = square if result is None else xp.matmul(result, square)
         n >>= 1
-        square = np.matmul(square, square) if n else square
+        square = xp.matmul(square, square) if n else square
     if result is None:
-        return np.broadcast_to(np.eye(a.shape[-1], dtype=a.dtype), a.shape) + np.zeros_like(a)
+        return xp.broadcast_to(xp.eye(a.shape[-1], dtype=a.dtype), a.shape) + xp.zeros_like(a)
     return result
 
 
@@ -114,15 +114,15 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tracer:
         raise ValueError("shape-mismatch for sum")
     rows = [d for d in range(x.ndim) if d not in left]
     cols = [d for d in range(y.ndim) if d not in right]
-    depth = int(np.prod([x.shape[d] for d in left], dtype=np.int64))
+    depth = int(xp.prod([x.shape[d] for d in left], dtype=np.int64))
     shape = [*(x.shape[d] for d in rows), *(y.shape[d] for d in cols)]
-    x2 = np.transpose(x, [*rows, *left]).reshape(_size(x, rows), depth)
-    y2 = np.transpose(y, [*right, *cols]).reshape(depth, _size(y, cols))
-    return np.matmul(x2, y2).reshape(shape).copy()
+    x2 = xp.transpose(x, [*rows, *left]).reshape(_size(x, rows), depth)
+    y2 = xp.transpose(y, [*right, *cols]).reshape(depth, _size(y, cols))
+    return xp.matmul(x2, y2).reshape(shape).copy()
 
 
 def _size(x: Tracer, axes: Any) -> int:
-    return int(np.prod([x.shape[d] for d in axes], dtype=np.int64))
+    return int(xp.prod([x.shape[d] for d in axes], dtype=np.int64))
 
 
 @implements(np.kron)
@@ -145,13 +145,13 @@ def cross(
     if axis is not None:
         axisa = axisb = axisc = axis
     x, y = _pair(a, b)
-    x, y = np.moveaxis(x, axisa, -1), np.moveaxis(y, axisb, -1)
+    x, y = xp.moveaxis(x, axisa, -1), xp.moveaxis(y, axisb, -1)
     if x.shape[-1] != 3 or y.shape[-1] != 3:
         refuse_function("np.cross of vectors of other than three elements")
     x0, x1, x2 = (x[..., i] for i in range(3))
     y0, y1, y2 = (y[..., i] for i in range(3))
     parts = [x1 * y2 - x2 * y1, x2 * y0 - x0 * y2, x0 * y1 - x1 * y0]
-    return np.stack(parts, axisc if axisc == -1 else axisc)
+    return xp.stack(parts, axisc)
 
 
 # einsum
@@ -161,7 +161,7 @@ def cross(
 def einsum(
     *operands: Any, out: Any = None, optimize: Any = False, dtype: Any = None, casting: Any = "safe"
 ) -> Tracer:
-    """np.einsum with subscripts as a string; pairs are contracted in the order of ``np.einsum_path``."""
+    """np.einsum with subscripts as a string; contracts pairs as ``np.einsum_path`` says."""
     subscripts, *arrays = operands
     if not isinstance(subscripts, str):
         refuse_function("np.einsum with lists of subscripts", "write the subscripts as a string")
@@ -179,8 +179,10 @@ def einsum(
         terms.append(_contract(pair[1], pair[0], keep))
     x, labels = _sum_out(terms[0], set(output))
     if set(labels) != set(output):
-        raise ValueError("einstein sum subscripts string included an output label that is no input's")
-    return finish(np.transpose(x, [labels.index(c) for c in output]).copy(), out)
+        raise ValueError(
+            "einstein sum subscripts string included an output label that is no input's"
+        )
+    return finish(xp.transpose(x, [labels.index(c) for c in output]).copy(), out)
 
 
 def _parse(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:
@@ -218,8 +220,10 @@ def _diagonal(x: Tracer, labels: str) -> Term:
             i = labels.index(c)
             j = labels.index(c, i + 1)
             if x.shape[i] != x.shape[j]:
-                raise ValueError(f"dimensions in single operand for collapsing index {c!r} don't match")
-            x = np.diagonal(x, 0, i, j)
+                raise ValueError(
+                    f"dimensions in single operand for collapsing index {c!r} don't match"
+                )
+            x = xp.diagonal(x, 0, i, j)
             labels = labels[:i] + labels[i + 1 : j] + labels[j + 1 :] + c
     return x, labels
 
@@ -228,7 +232,7 @@ def _sum_out(term: Term, keep: set[str]) -> Term:
     x, labels = term
     gone = tuple(d for d, c in enumerate(labels) if c not in keep)
     if gone:
-        x = np.sum(x, gone, x.dtype)
+        x = xp.sum(x, gone, x.dtype)
     return x, "".join(c for c in labels if c in keep)
 
 
@@ -241,7 +245,7 @@ def _next_pair(terms: list[Term], output: str) -> tuple[int, int]:
     letters = dict(zip(used, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", strict=False))
     if len(used) > len(letters):
         return 0, 1
-    shapes = [np.broadcast_to(np.float32(0), x.shape) for x, _ in terms]
+    shapes = [xp.broadcast_to(np.float32(0), x.shape) for x, _ in terms]
     path, _ = np.einsum_path("".join(letters.get(c, c) for c in text), *shapes, optimize="greedy")
     first = path[1]
     return (first[0], first[1]) if len(first) == 2 else (0, 1)
@@ -262,12 +266,12 @@ def _contract(left: Term, right: Term, keep: set[str]) -> Term:
     sizes = dict(zip(a, x.shape, strict=True)) | dict(zip(b, y.shape, strict=True))
 
     def arranged(z: Tracer, labels: str, *groups: list[str]) -> Tracer:
-        z = np.transpose(z, [labels.index(c) for g in groups for c in g])
+        z = xp.transpose(z, [labels.index(c) for g in groups for c in g])
         shape = [sizes[c] for c in groups[0]]
-        return z.reshape([*shape, *(int(np.prod([sizes[c] for c in g])) for g in groups[1:])])
+        return z.reshape([*shape, *(int(xp.prod([sizes[c] for c in g])) for g in groups[1:])])
 
     if summed:
-        z = np.matmul(arranged(x, a, batch, rows, summed), arranged(y, b, batch, summed, cols))
+        z = xp.matmul(arranged(x, a, batch, rows, summed), arranged(y, b, batch, summed, cols))
     else:
         z = arranged(x, a, batch, rows, []) * arranged(y, b, batch, [], cols)
     labels = [*batch, *rows, *cols]
@@ -282,7 +286,7 @@ def _without_ones(term: Term, other: Term) -> Term:
         d for d, c in enumerate(labels) if x.shape[d] == 1 and c in larger and larger[c] != 1
     )
     if gone:
-        x = np.squeeze(x, gone)
+        x = xp.squeeze(x, gone)
     return x, "".join(c for d, c in enumerate(labels) if d not in gone)
 
 
@@ -297,8 +301,8 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> T
     if axis is None and (
         ord is None or (ord in ("f", "fro") and x.ndim == 2) or (ord == 2 and x.ndim == 1)
     ):
-        flat = np.ravel(x)
-        result = np.sqrt(np.sum(flat * flat))
+        flat = xp.ravel(x)
+        result = xp.sqrt(xp.sum(flat * flat))
         return result.reshape((1,) * x.ndim) if keepdims else result
     axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim)
     if len(axes) == 1:
@@ -306,29 +310,29 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> T
     if len(axes) != 2:
         raise ValueError("Improper number of dimensions to norm.")
     if ord in (None, "fro", "f"):
-        return np.sqrt(np.sum(x * x, axes, keepdims=keepdims))
+        return xp.sqrt(xp.sum(x * x, axes, keepdims=keepdims))
     if ord not in (1, -1, np.inf, -np.inf):
         refuse_function(f"np.linalg.norm of a matrix with ord={ord!r}")
     summed, kept = axes if abs(ord) == 1 else axes[::-1]
-    sums = np.sum(np.abs(x), summed, keepdims=True)
+    sums = xp.sum(xp.abs(x), summed, keepdims=True)
     result = (np.max if ord > 0 else np.min)(sums, kept, keepdims=True)
-    return result if keepdims else np.squeeze(result, axes)
+    return result if keepdims else xp.squeeze(result, axes)
 
 
 def _vector_norm(x: Tracer, ord: Any, axes: Any, keepdims: bool) -> Tracer:
     if ord == np.inf:
-        return np.max(np.abs(x), axes, keepdims=keepdims)
+        return xp.max(xp.abs(x), axes, keepdims=keepdims)
     if ord == -np.inf:
-        return np.min(np.abs(x), axes, keepdims=keepdims)
+        return xp.min(xp.abs(x), axes, keepdims=keepdims)
     if ord == 0:
-        return np.sum((x != 0).astype(x.dtype), axes, keepdims=keepdims)
+        return xp.sum((x != 0).astype(x.dtype), axes, keepdims=keepdims)
     if ord == 1:
-        return np.sum(np.abs(x), axes, keepdims=keepdims)
+        return xp.sum(xp.abs(x), axes, keepdims=keepdims)
     if ord is None or ord == 2:
-        return np.sqrt(np.sum(x * x, axes, keepdims=keepdims))
+        return xp.sqrt(xp.sum(x * x, axes, keepdims=keepdims))
     if isinstance(ord, str):
         raise ValueError(f"Invalid norm order '{ord}' for vectors")
-    return np.sum(np.abs(x) ** ord, axes, keepdims=keepdims) ** x.dtype.type(1 / ord)
+    return xp.sum(xp.abs(x) ** ord, axes, keepdims=keepdims) ** x.dtype.type(1 / ord)
 
 
 @implements(np.linalg.vector_norm)

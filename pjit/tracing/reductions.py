@@ -15,7 +15,7 @@ from pjit.ir.types import dtype as element_type
 from pjit.tracing.calls import write
 from pjit.tracing.elementwise import as_bool, cast
 from pjit.tracing.indexing import reshaped
-from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of, value_of
+from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of, value_of, xp
 
 NOTHING = np._NoValue
 
@@ -72,13 +72,15 @@ def _folded(
     x = as_tracer(t, a)
     x = as_tracer(t, x, np.dtype(dtype) if dtype is not None else sum_dtype(x.dtype))
     if where is not True and where is not NOTHING:
-        x = np.where(where, x, x.dtype.type(neutral))
+        x = xp.where(where, x, x.dtype.type(neutral))
     if x.dtype == bool:  # dtype=bool was asked for
         result = reduced(x, ops.ReduceMin if neutral else ops.ReduceMax, axis, keepdims)
     else:
         result = reduced(x, cls, axis, keepdims)
     if initial is not NOTHING and initial is not None:
-        result = join(result, np.asarray(initial, x.dtype) if not isinstance(initial, Tracer) else initial)
+        result = join(
+            result, np.asarray(initial, x.dtype) if not isinstance(initial, Tracer) else initial
+        )
     return finish(result, out)
 
 
@@ -136,8 +138,8 @@ def _extreme(cls: type[Op], join: np.ufunc, sign: int) -> Callable[..., Tracer]:
                     f"reduction operation '{join.__name__}' does not have an identity, so to use a "
                     "where mask one has to specify 'initial'"
                 )
-            x = np.where(where, x, x.dtype.type(_limit(x.dtype, sign)))
-        count = int(np.prod([x.shape[d] for d in axes_of(x, axis)], dtype=np.int64))
+            x = xp.where(where, x, x.dtype.type(_limit(x.dtype, sign)))
+        count = int(xp.prod([x.shape[d] for d in axes_of(x, axis)], dtype=np.int64))
         if count == 0 and not given:
             raise ValueError(
                 f"zero-size array to reduction operation {join.__name__} which has no identity"
@@ -157,7 +159,7 @@ def ptp(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Tra
     """np.ptp."""
     x = as_tracer(trace_of(a, out), a)
     keep = _keep(keepdims)
-    return finish(np.max(x, axis, keepdims=keep) - np.min(x, axis, keepdims=keep), out)
+    return finish(xp.max(x, axis, keepdims=keep) - xp.min(x, axis, keepdims=keep), out)
 
 
 def _truth(cls: type[Op], neutral: bool) -> Callable[..., Tracer]:
@@ -167,7 +169,7 @@ def _truth(cls: type[Op], neutral: bool) -> Callable[..., Tracer]:
         t = trace_of(a, where, out)
         x = Tracer(t, as_bool(t, value_of(t, a)))
         if where is not True and where is not NOTHING:
-            x = np.where(where, x, neutral)
+            x = xp.where(where, x, neutral)
         return finish(reduced(x, cls, axis, keepdims), out)
 
     return truth
@@ -181,7 +183,7 @@ implements(np.any)(_truth(ops.ReduceMax, False))
 def count_nonzero(a: Any, axis: Any = None, *, keepdims: bool = False) -> Tracer:
     """np.count_nonzero."""
     t = trace_of(a)
-    return np.sum(Tracer(t, as_bool(t, value_of(t, a))), axis, np.int64, keepdims=keepdims)
+    return xp.sum(Tracer(t, as_bool(t, value_of(t, a))), axis, np.int64, keepdims=keepdims)
 
 
 def _mean_dtype(x: Tracer, dtype: Any) -> np.dtype:
@@ -206,11 +208,11 @@ def mean(
     wanted = _mean_dtype(x, dtype)
     if where is not True and where is not NOTHING:
         keep = _keep(keepdims)
-        total = np.sum(x, axis, wanted, keepdims=keep, where=where)
-        count = np.sum(np.broadcast_to(where, x.shape), axis, np.int64, keepdims=keep)
+        total = xp.sum(x, axis, wanted, keepdims=keep, where=where)
+        count = xp.sum(xp.broadcast_to(where, x.shape), axis, np.int64, keepdims=keep)
         return finish((total / count).astype(wanted), out)
     if wanted.kind in "biu":
-        total = np.sum(x, axis, wanted, keepdims=_keep(keepdims))
+        total = xp.sum(x, axis, wanted, keepdims=_keep(keepdims))
         return finish((total / (x.size // max(total.size, 1))).astype(wanted), out)
     return finish(reduced(as_tracer(t, x, wanted), ops.ReduceMean, axis, keepdims), out)
 
@@ -228,8 +230,8 @@ def average(
     t = trace_of(a, weights)
     x, keep = as_tracer(t, a), _keep(keepdims)
     if weights is None:
-        result = np.mean(x, axis, keepdims=keep)
-        scale = np.full_like(result, x.size / max(result.size, 1))
+        result = xp.mean(x, axis, keepdims=keep)
+        scale = xp.full_like(result, x.size / max(result.size, 1))
         return (result, scale) if returned else result
     w = as_tracer(t, weights)
     if w.shape != x.shape:
@@ -238,9 +240,9 @@ def average(
             raise TypeError("Axis must be specified when shapes of a and weights differ.")
         w = w.reshape([n if d in axes else 1 for d, n in enumerate(x.shape)])
     wanted = np.result_type(x.dtype, w.dtype, *([np.float64] if x.dtype.kind in "biu" else []))
-    w = np.broadcast_to(w.astype(wanted), x.shape)
-    scale = np.sum(w, axis, keepdims=keep)
-    result = np.sum(x * w, axis, keepdims=keep) / scale
+    w = xp.broadcast_to(w.astype(wanted), x.shape)
+    scale = xp.sum(w, axis, keepdims=keep)
+    result = xp.sum(x * w, axis, keepdims=keep) / scale
     return (result, scale) if returned else result
 
 
@@ -261,19 +263,21 @@ def var(
     t = trace_of(a, where, mean, out)
     x = as_tracer(t, a)
     wanted = _mean_dtype(x, dtype)
-    inner = np.dtype(np.float32) if element_type(wanted) in FLOATS and wanted.itemsize == 2 else wanted
+    inner = (
+        np.dtype(np.float32) if element_type(wanted) in FLOATS and wanted.itemsize == 2 else wanted
+    )
     less = ddof if correction is NOTHING else correction
     masked = where is not True and where is not NOTHING
     x = as_tracer(t, x, inner)
-    center = mean if mean is not NOTHING else np.mean(x, axis, keepdims=True, where=where)
-    squares = np.square(x - center)
-    total = np.sum(squares, axis, keepdims=_keep(keepdims), where=where)
+    center = mean if mean is not NOTHING else xp.mean(x, axis, keepdims=True, where=where)
+    squares = xp.square(x - center)
+    total = xp.sum(squares, axis, keepdims=_keep(keepdims), where=where)
     if masked:
-        mask = np.broadcast_to(where, x.shape)
-        count: Any = np.sum(mask, axis, inner, keepdims=_keep(keepdims))
-        divisor: Any = np.maximum(count - less, inner.type(0))
+        mask = xp.broadcast_to(where, x.shape)
+        count: Any = xp.sum(mask, axis, inner, keepdims=_keep(keepdims))
+        divisor: Any = xp.maximum(count - less, inner.type(0))
     else:
-        count = int(np.prod([x.shape[d] for d in axes_of(x, axis)], dtype=np.int64))
+        count = int(xp.prod([x.shape[d] for d in axes_of(x, axis)], dtype=np.int64))
         divisor = inner.type(max(count - less, 0))
     return finish((total / divisor).astype(wanted), out)
 
@@ -283,7 +287,7 @@ def std(a: Any, *args: Any, out: Any = None, **kwargs: Any) -> Tracer:
     """np.std."""
     if len(args) > 2:
         out, args = args[2], (*args[:2], None, *args[3:])
-    return finish(np.sqrt(var(a, *args, **kwargs)), out)
+    return finish(xp.sqrt(var(a, *args, **kwargs)), out)
 
 
 def _position(cls: type[Op]) -> Callable[..., Tracer]:
@@ -316,12 +320,12 @@ def _without_nan(function: Callable, number: float) -> Callable[..., Tracer]:
         x = as_tracer(trace_of(a), a)
         if x.dtype.kind in "biu":
             return function(x, axis, *args, **kwargs)
-        missing = np.isnan(x)
-        result = function(np.where(missing, x.dtype.type(number), x), axis, *args, **kwargs)
-        if np.isfinite(number):
+        missing = xp.isnan(x)
+        result = function(xp.where(missing, x.dtype.type(number), x), axis, *args, **kwargs)
+        if xp.isfinite(number):
             return result
-        nothing = np.all(missing, axis, keepdims=kwargs.get("keepdims", False))
-        return np.where(nothing, x.dtype.type(np.nan), result)
+        nothing = xp.all(missing, axis, keepdims=kwargs.get("keepdims", False))
+        return xp.where(nothing, x.dtype.type(np.nan), result)
 
     return handler
 
@@ -334,7 +338,7 @@ implements(np.nanmin)(_without_nan(np.min, np.inf))
 
 def _nan_mean(function: Callable) -> Callable[..., Tracer]:
     def handler(a: Any, *args: Any, **kwargs: Any) -> Tracer:
-        return function(a, *args, where=~np.isnan(a), **kwargs)
+        return function(a, *args, where=~xp.isnan(a), **kwargs)
 
     return handler
 
@@ -370,12 +374,14 @@ if hasattr(np, "cumulative_sum"):
     ) -> Tracer:
         """np.cumulative_sum."""
         if axis is None and x.ndim != 1:
-            raise ValueError("For arrays which have more than one dimension ``axis`` argument is required.")
+            raise ValueError(
+                "For arrays which have more than one dimension ``axis`` argument is required."
+            )
         axis = axis or 0
         result = cumsum(x, axis, dtype)
         if include_initial:
             shape = [1 if d == axis % x.ndim else n for d, n in enumerate(x.shape)]
-            result = np.concatenate([np.zeros(shape, result.dtype), result], axis)
+            result = xp.concatenate([xp.zeros(shape, result.dtype), result], axis)
         return finish(result, out)
 
 
@@ -409,20 +415,22 @@ def median(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> 
     x = as_tracer(t, a)
     axes = axes_of(x, axis)
     rest = [d for d in range(x.ndim) if d not in axes]
-    flat = np.transpose(x, [*rest, *axes])
-    flat = flat.reshape(*(x.shape[d] for d in rest), int(np.prod([x.shape[d] for d in axes])))
+    flat = xp.transpose(x, [*rest, *axes])
+    flat = flat.reshape(*(x.shape[d] for d in rest), int(xp.prod([x.shape[d] for d in axes])))
     n = flat.shape[-1]
-    ordered = np.sort(flat, -1)
-    result = np.mean(ordered[..., (n - 1) // 2 : n // 2 + 1], -1)
+    ordered = xp.sort(flat, -1)
+    result = xp.mean(ordered[..., (n - 1) // 2 : n // 2 + 1], -1)
     if x.dtype.kind == "f":  # NaN sorts last
-        result = np.where(np.isnan(ordered[..., -1]), ordered[..., -1], result)
+        result = xp.where(xp.isnan(ordered[..., -1]), ordered[..., -1], result)
     if _keep(keepdims):
         result = result.reshape([1 if d in axes else n for d, n in enumerate(x.shape)])
     return finish(result, out)
 
 
 @implements(np.diff)
-def diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = NOTHING, append: Any = NOTHING) -> Tracer:
+def diff(
+    a: Any, n: int = 1, axis: int = -1, prepend: Any = NOTHING, append: Any = NOTHING
+) -> Tracer:
     """np.diff."""
     t = trace_of(a, prepend, append)
     x = as_tracer(t, a)
@@ -432,9 +440,9 @@ def diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = NOTHING, append: Any
         if extra is not NOTHING:
             e = as_tracer(t, extra)
             if not e.ndim:
-                e = np.broadcast_to(e, [1 if d == at else m for d, m in enumerate(x.shape)])
+                e = xp.broadcast_to(e, [1 if d == at else m for d, m in enumerate(x.shape)])
             parts.insert(place if place == 0 else len(parts), e)
-    x = np.concatenate(parts, at) if len(parts) > 1 else x
+    x = xp.concatenate(parts, at) if len(parts) > 1 else x
     lead = (slice(None),) * at
     for _ in range(n):
         join = np.not_equal if x.dtype == bool else np.subtract

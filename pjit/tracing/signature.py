@@ -1,7 +1,8 @@
 """The signature of a call: what a trace depends on.
 
-A call's arguments are a pytree. Arrays are traced, and the signature has their dtype and shape; every other leaf is static,
-and the signature has its type and value (its identity for objects that compare by identity).
+A call's arguments are a pytree. Arrays are traced, and the signature has their dtype and shape;
+every other leaf is static, and the signature has its type and value (its identity for objects that
+compare by identity).
 """
 
 from __future__ import annotations
@@ -44,9 +45,7 @@ class _ById:
 
 def alive(key: tuple) -> bool:
     """Whether a call can have the signature again: no object that it is about is gone."""
-    return all(
-        k[2].ref() is not None for k in key[1] if len(k) == 3 and isinstance(k[2], _ById)
-    )
+    return all(k[2].ref() is not None for k in key[1] if len(k) == 3 and isinstance(k[2], _ById))
 
 
 def static_key(x: Any) -> tuple:
@@ -107,6 +106,10 @@ class Parameters:
         """A name for every leaf: ``x``, ``params.w``, ``args.0``."""
         return [".".join(self._path(p)) for p in optree.treespec_paths(spec)]
 
+    def name(self, spec: optree.PyTreeSpec, at: int) -> str:
+        """The name of one leaf."""
+        return self.names(spec)[at]
+
     def _path(self, path: tuple) -> list[str]:
         place, first, *rest = path
         if place == 1:
@@ -146,8 +149,9 @@ def leaf_key(x: Any, name: Callable[[], str], static: bool = False) -> tuple[Any
     try:
         return x, static_key(x)
     except TypeError:
+        because = "static and not" if static else "neither an array nor"
         raise InputError(
-            f"the argument {name()} is {'static and not' if static else 'neither an array nor'} hashable",
+            f"the argument {name()} is {because} hashable",
             got=f"{kind.__name__}",
             remedy="pass an array, a pytree of arrays, or a hashable value such as a tuple",
         ) from None
@@ -184,4 +188,4 @@ def describe_leaf(key: Hashable) -> str:
     if len(key) == 2:
         return f"{key[0]}{list(key[1])}"
     value = key[2].ref() if isinstance(key[2], _ById) else key[2]
-    return value if key[1] in (float, complex) else repr(value)
+    return str(value) if key[1] in (float, complex) else repr(value)

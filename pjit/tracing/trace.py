@@ -1,4 +1,4 @@
-"""The trace of one call: the module under construction, and the refusals of what cannot be traced."""
+"""The trace of one call: the module under construction, and the refusals of what is not traced."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Trace:
                 f"`{expression()}` is not possible: {e.what}" if expression() else e.what,
                 where=where(),
                 expected=e.expected,
-                got=e.got if e.got is not None else types,
+                got=types if e.got is None or e.got == types else f"{e.got}, of {types}",
                 remedy=e.remedy,
             ) from None
 
@@ -71,7 +71,8 @@ class Trace:
         if array.nbytes <= SMALL:
             key = (element.name, array.shape, array.tobytes())
             if key not in self._small:
-                self._small[key] = self._const(np.array(array), "c")
+                name = variable(array, user_frame()) if array.ndim else "c"
+                self._small[key] = self._const(np.array(array), name)
             return self._small[key]
         found = self._captured.get(id(array))
         if found is not None and found[1].tobytes() == array.tobytes():
@@ -123,15 +124,16 @@ def refuse_question(asks: str, got: str) -> NoReturn:
     """
     frame = user_frame()
     text = expression(frame)
+    line = where(frame).split(": ", 1)[-1]
     shown = f" in `{text}`" if text else ""
     remedy = _STATIC
-    if asks in ("int()", "operator.index()", "float()", "complex()", ".item()", ".tolist()"):
+    if asks == "np.asarray()" or (text and line.startswith(text) and _STORES.match(line)):
+        remedy = _array_remedy(line)
+    elif asks in ("int()", "operator.index()", "float()", "complex()", ".item()", ".tolist()"):
         remedy = (
             "compute with the array itself; sizes, axes and loop counts must be Python numbers: take "
             "them from x.shape, pass them as Python values, or name them in static_argnames"
         )
-    elif asks == "np.asarray()":
-        remedy = _array_remedy(where(frame).split(": ", 1)[-1])
     refuse(
         f"{asks} needs a number{shown}, which does not exist while the function is traced",
         got=got,

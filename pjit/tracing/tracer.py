@@ -26,6 +26,7 @@ FUNCTIONS: dict[Callable, Callable] = {}
 UFUNC_METHODS: dict[str, Callable] = {}
 CREATION: set[Callable] = {np.array, np.asarray, np.zeros, np.ones, np.empty, np.full, np.arange}
 CREATION |= {np.eye, np.identity, np.tri}
+xp: Any = np  # NumPy, where operands may be tracers
 WEAK = (int, float, complex)  # Python numbers take the dtype of the array beside them
 
 
@@ -81,7 +82,7 @@ def value_of(t: Trace, x: Any, dtype: Any = None) -> Value:
             _refuse_dead(x)
         return x.value if dtype is None else cast(t, x.value, _element(dtype))
     if isinstance(x, list | tuple) and any(True for _ in tracers(x)):
-        return value_of(t, np.stack([as_tracer(t, i) for i in x]), dtype)
+        return value_of(t, xp.stack([as_tracer(t, i) for i in x]), dtype)
     array = np.asarray(x, dtype if type(x) in WEAK else None)
     return t.constant(array if dtype is None else array.astype(dtype, copy=False))
 
@@ -144,7 +145,7 @@ def _in_place(ufunc: np.ufunc) -> Any:
 def _comparison(ufunc: np.ufunc, on_none: bool | None = None) -> Any:
     def operator(self: Tracer, other: Any) -> Any:
         if other is None and on_none is not None:
-            return np.full_like(self, on_none, bool)
+            return xp.full_like(self, on_none, bool)
         return ufunc(self, other) if _operand(other) else NotImplemented
 
     return operator
@@ -258,7 +259,9 @@ class Tracer:
             self.raw, self.version = value, self.version + 1
             return
         if self.write is None:
-            refuse("the array that is written is a read-only view", remedy="write to a .copy() of it")
+            refuse(
+                "the array that is written is a read-only view", remedy="write to a .copy() of it"
+            )
         self.base._store(self.write(self.base.value, value))
         self.raw, self.seen = value, self.root.version
 
@@ -322,7 +325,7 @@ class Tracer:
         return (self[i] for i in range(self.shape[0]))
 
     def __contains__(self, item: Any) -> bool:
-        return bool(np.any(self == item))
+        return bool(xp.any(self == item))
 
     def __getitem__(self, index: Any) -> Any:
         from pjit.tracing.indexing import getitem
@@ -371,16 +374,16 @@ class Tracer:
     __gt__, __ge__ = _comparison(np.greater), _comparison(np.greater_equal)
 
     def __neg__(self) -> Any:
-        return np.negative(self)
+        return xp.negative(self)
 
     def __pos__(self) -> Any:
-        return np.positive(self)
+        return xp.positive(self)
 
     def __abs__(self) -> Any:
-        return np.absolute(self)
+        return xp.absolute(self)
 
     def __invert__(self) -> Any:
-        return np.invert(self)
+        return xp.invert(self)
 
     def __pow__(self, other: Any) -> Any:
         """A power; NumPy computes some scalar exponents as other functions."""
@@ -389,8 +392,8 @@ class Tracer:
             if short is not None:
                 return short(self)
         if type(other) is int and other == 2 and self.dtype.kind in "iu":
-            return np.square(self)
-        return np.power(self, other) if _operand(other) else NotImplemented
+            return xp.square(self)
+        return xp.power(self, other) if _operand(other) else NotImplemented
 
     # Attributes
 
@@ -407,7 +410,7 @@ class Tracer:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return int(xp.prod(self.shape, dtype=np.int64))
 
     @property
     def dtype(self) -> np.dtype:
@@ -432,12 +435,12 @@ class Tracer:
     @property
     def T(self) -> Tracer:
         """The view with the dimensions reversed."""
-        return np.transpose(self)
+        return xp.transpose(self)
 
     @property
     def mT(self) -> Tracer:
         """The view with the last two dimensions swapped."""
-        return np.matrix_transpose(self)
+        return xp.matrix_transpose(self)
 
     @property
     def real(self) -> Tracer:
@@ -447,7 +450,7 @@ class Tracer:
     @property
     def imag(self) -> Tracer:
         """Zeros."""
-        return np.zeros_like(self)
+        return xp.zeros_like(self)
 
     # Methods
 
@@ -466,7 +469,7 @@ class Tracer:
     take, trace = _method(np.take, "take"), _method(np.trace, "trace")
 
     def __round__(self, digits: int | None = None) -> Tracer:
-        return np.round(self, digits or 0)
+        return xp.round(self, digits or 0)
 
     def astype(
         self,
@@ -492,21 +495,21 @@ class Tracer:
 
     def flatten(self, order: str = "C") -> Tracer:
         """A copy of one dimension."""
-        return np.ravel(self, order=order).copy()
+        return xp.ravel(self, order=order).copy()
 
     def reshape(self, *shape: Any, order: str = "C", copy: bool | None = None) -> Tracer:
         """As ``np.ndarray.reshape``."""
         wanted = shape[0] if len(shape) == 1 else shape
-        return np.reshape(self, wanted, order=order, copy=copy)  # type: ignore[call-overload]
+        return xp.reshape(self, wanted, order=order, copy=copy)  # type: ignore[call-overload]
 
     def transpose(self, *axes: Any) -> Tracer:
         """As ``np.ndarray.transpose``."""
         wanted = axes[0] if len(axes) == 1 else axes or None
-        return np.transpose(self, wanted)
+        return xp.transpose(self, wanted)
 
     def sort(self, axis: int = -1, kind: Any = None, order: Any = None) -> None:
         """Sorts in place."""
-        self.assign(np.sort(self, axis, kind=kind).value)
+        self.assign(xp.sort(self, axis, kind=kind).value)
 
     def fill(self, value: Any) -> None:
         """Sets every element."""

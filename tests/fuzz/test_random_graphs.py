@@ -23,7 +23,7 @@ from pjit.ir.ops import Launch
 from pjit.ir.text import parse_module, print_module
 from pjit.ir.verify import verify
 from pjit.passes.context import Context
-from pjit.passes.manager import clone, structure
+from pjit.passes.snapshot import clone, structure
 from pjit.passes.pipelines import GRAPH, KERNEL
 
 EXAMPLES = int(os.environ.get("PJIT_FUZZ", "25"))

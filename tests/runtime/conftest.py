@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from pjit.compiler import Program, compile_module
+from pjit.config import settings
 from pjit.ir.text import parse_module
 
 Make = Callable[..., Program]
 
 
 @pytest.fixture(autouse=True)
-def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_settings(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     for name in ("NUM_THREADS", "DUMP", "LOG", "VERIFY", "EXEC_MODE"):
         monkeypatch.delenv(f"PJIT_{name}", raising=False)
     folder = tmp_path_factory.mktemp("cache")
@@ -27,9 +30,9 @@ def make() -> Iterator[Make]:
     """Compiles IR text, without the cache; closes the programs at the end."""
     made: list[Program] = []
 
-    def compiled(text: str, threads: int = 2, **options: object) -> Program:
-        options.setdefault("cache", False)
-        made.append(compile_module(parse_module(text), threads=threads, **options))
+    def compiled(text: str, threads: int = 2, exec_mode: str = "async") -> Program:
+        options = settings(threads=threads, exec_mode=exec_mode)
+        made.append(compile_module(parse_module(text), options=options, cache=False))
         return made[-1]
 
     yield compiled
@@ -37,8 +40,13 @@ def make() -> Iterator[Make]:
         p.close()
 
 
-def queued(program: Program) -> Program:
-    """The program, whose calls from now on go to the workers, however short they are."""
+@pytest.fixture
+def queued() -> Callable[[Program], Program]:
+    """Makes the calls of a program go to the workers, however short they are."""
+    return _queued
+
+
+def _queued(program: Program) -> Program:
     make_plan = program._new_plan
 
     def slow(shapes):

@@ -37,10 +37,11 @@ def test_memory_is_used_again_in_a_later_epoch() -> None:
 
 
 def test_the_smallest_gap_that_fits_is_taken() -> None:
-    long, short = Interval(640, 0, 9), Interval(64, 0, 9)
-    gap_of_three, gap_of_two = Interval(192, 0, 0), Interval(128, 0, 0)
-    placed = place([long, gap_of_three, gap_of_two, short, Interval(128, 5, 5)])
-    assert placed.offsets[4] == placed.offsets[2]
+    blocks = [Interval(640, 0, 9), Interval(320, 0, 0), Interval(256, 0, 9)]
+    blocks += [Interval(192, 0, 0), Interval(192, 0, 9), Interval(192, 5, 5)]
+    offsets = place(blocks).offsets
+    assert offsets[:5] == (0, 640, 960, 1216, 1408)
+    assert offsets[5] == offsets[3]
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (0, 4), (5, 7)])

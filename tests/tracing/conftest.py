@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import optree
 import pytest
+
 from pjit.array import Array
 from pjit.ir.interp import interpret
 from pjit.ir.verify import verify
@@ -31,7 +32,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("PJIT_CACHE_DIR", str(tmp_path))
 
 
-@pytest.fixture()
+@pytest.fixture
 def interpreted() -> type[CompiledFunction]:
     """Compiles for the interpreter."""
     return Interpreted
@@ -64,7 +65,7 @@ def _agree(actual: Any, expected: Any, name: str) -> None:
     np.testing.assert_allclose(*wide, rtol=tolerance, atol=tolerance * scale, err_msg=name)
 
 
-@pytest.fixture()
+@pytest.fixture
 def agree() -> Callable[..., None]:
     """Checks that a result is the expected one: structure, dtypes, shapes, values."""
 
@@ -76,3 +77,9 @@ def agree() -> Callable[..., None]:
             _agree(a, e, f"{name}[{i}]")
 
     return check
+
+
+@pytest.fixture(scope="module")
+def interpreted_() -> type[CompiledFunction]:
+    """Compiles for the interpreter; for property tests."""
+    return Interpreted

@@ -7,6 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
 from pjit.errors import TraceError
 from pjit.tracing.elementwise import UFUNCS
 
@@ -117,7 +118,10 @@ def test_promotion_with_scalars(dtype: Any, interpreted: Any, agree: Any) -> Non
     x = np.arange(1, 6).astype(dtype)
     for op in OPERATORS:
         for s in SCALARS:
-            for name, f in (("x?s", lambda x, op=op, s=s: op(x, s)), ("s?x", lambda x, op=op, s=s: op(s, x))):
+            for name, f in (
+                ("x?s", lambda x, op=op, s=s: op(x, s)),
+                ("s?x", lambda x, op=op, s=s: op(s, x)),
+            ):
                 try:
                     with np.errstate(all="ignore"):
                         expected = f(x)
@@ -163,17 +167,43 @@ def test_signed_with_unsigned_comparison(jit: Any, agree: Any) -> None:
 
 def test_unary_operators(jit: Any, agree: Any) -> None:
     def f(x: Any, n: Any) -> list:
-        return [-x, +x, abs(x), ~n, n & 6, 5 | n, n ^ 3, n << 2, n >> 1, 1 << n, round(x), round(x, 2)]
+        return [
+            -x,
+            +x,
+            abs(x),
+            ~n,
+            n & 6,
+            5 | n,
+            n ^ 3,
+            n << 2,
+            n >> 1,
+            1 << n,
+            round(x),
+            round(x, 2),
+        ]
 
     x, n = np.linspace(-2, 2, 7, dtype=np.float32), np.arange(7)
-    agree(jit(f)(x, n), [np.round(x, 2) if i == 11 else v for i, v in enumerate(
-        [-x, +x, abs(x), ~n, n & 6, 5 | n, n ^ 3, n << 2, n >> 1, 1 << n, np.round(x), None])])
+    agree(
+        jit(f)(x, n),
+        [
+            np.round(x, 2) if i == 11 else v
+            for i, v in enumerate(
+                [-x, +x, abs(x), ~n, n & 6, 5 | n, n ^ 3, n << 2, n >> 1, 1 << n, np.round(x), None]
+            )
+        ],
+    )
 
 
 def test_matrix_products(jit: Any, agree: Any) -> None:
     rng = np.random.default_rng(0)
-    pairs = [((3, 4), (4, 5)), ((4,), (4,)), ((4,), (4, 5)), ((3, 4), (4,)), ((2, 3, 4), (4, 5)),
-             ((2, 1, 3, 4), (5, 4, 2))]
+    pairs = [
+        ((3, 4), (4, 5)),
+        ((4,), (4,)),
+        ((4,), (4, 5)),
+        ((3, 4), (4,)),
+        ((2, 3, 4), (4, 5)),
+        ((2, 1, 3, 4), (5, 4, 2)),
+    ]
     arrays = [tuple(rng.standard_normal(s).astype(np.float32) for s in p) for p in pairs]
     arrays += [(rng.integers(0, 9, (3, 4)), rng.integers(0, 9, (4, 2), dtype=np.int8))]
     arrays += [(rng.random((3, 4)) > 0.5, rng.random((4, 2)) > 0.5)]

@@ -26,6 +26,7 @@ from pjit.frontends.onnx import (  # noqa: F401  (each registers its operators)
     ops_resize,
     ops_shape,
 )
+from pjit.frontends.onnx.exact import Unknown
 from pjit.frontends.onnx.functions import Functions
 from pjit.frontends.onnx.graph import names_of, ordered
 from pjit.frontends.onnx.known import Known
@@ -49,7 +50,8 @@ from pjit.ir.opdef import REGISTRY, OpDef
 from pjit.ir.types import TensorType, i64, parse_type
 
 OPSETS = range(1, 26)
-MALFORMED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError)
+MAX_DENSE = 1 << 26  # elements of a sparse tensor that is made dense
+MALFORMED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, AssertionError)
 
 
 def import_onnx(
@@ -109,6 +111,7 @@ class Importer:
         self.functions = Functions(model)
         self.opsets = {_domain(o.domain): o.version for o in model.opset_import}
         self.symbols: dict[str, str] = {}  # dim_param -> symbol
+        self.absent: dict[str, Problem] = {}  # outputs that are a problem when something uses them
         self.parents: dict[Block, Block] = {}  # of a region: the block around it
 
     # Tensors
@@ -121,7 +124,7 @@ class Importer:
         """A sparse tensor as a dense array; raises Refused."""
         values, indices = self.load(tensor.values), self.load(tensor.indices)
         shape = tuple(tensor.dims)
-        if np.prod(shape, dtype=object) > 1 << 30:
+        if np.prod(shape, dtype=object) > MAX_DENSE:
             raise Refused(
                 f"a sparse tensor of the shape {list(shape)} is too large to be made dense"
             )
@@ -281,6 +284,7 @@ class Importer:
             if name not in scope:
                 self.problem(name, "output", "no node computes this output")
                 continue
+            self._require_present([name])
             tensor = scope[name]
             if tensor is not None:
                 with b.at(Loc.node("onnx", name, "output")):
@@ -307,6 +311,7 @@ class Importer:
     def _node(
         self, proto: onnx.NodeProto, scope: Scope, b: Builder, opsets: Mapping[str, int], loc: Loc
     ) -> None:
+        self._require_present(proto.input)
         inputs = [scope[n] if n and n in scope else None for n in proto.input]
         broken = any(n and x is None for n, x in zip(proto.input, inputs, strict=True))
         results: Sequence[Tensor | None] = [None] * len(proto.output)
@@ -325,6 +330,12 @@ class Importer:
             reason = e.what if e.expected is None else f"{e.what}; expected {e.expected}"
             reason = reason if e.got is None else f"{reason}; got {e.got}"
             self.problem(node_name(proto), self._label(proto), reason, e.remedy or "")
+        except Unknown:
+            self.problem(
+                node_name(proto), self._label(proto),
+                "a size depends on symbolic sizes in a way that is not supported",
+                "give the inputs static sizes",
+            )  # fmt: skip
         except MALFORMED as e:
             self.problem(
                 node_name(proto), self._label(proto), f"malformed node: {type(e).__name__}: {e}"
@@ -332,6 +343,10 @@ class Importer:
         for name, result in zip(proto.output, results, strict=False):
             if name and name not in scope.names:
                 scope.names[name] = result
+
+    def _require_present(self, names: Iterable[str]) -> None:
+        """Records a problem for each name that its node does not compute."""
+        self.problems += [self.absent.pop(n) for n in names if n in self.absent]
 
     def _label(self, proto: onnx.NodeProto) -> str:
         domain = _domain(proto.domain)
@@ -385,10 +400,10 @@ class Importer:
                 raise Refused("the result is computed from data, which is not supported")
             found = self.functions.call(node, function)
         results = [found] if isinstance(found, Tensor | Known | Value) else list(found)
-        if len(results) < node.result_count():
-            extra = proto.output[len(results)]
-            raise Refused(f"its output {extra!r} is not supported", "remove what uses it")
         names = list(proto.output)
+        for name in names[len(results) :]:
+            reason = f"its output {name!r} is used and not supported"
+            self.absent[name] = Problem(node_name(proto), self._label(proto), reason)
         return [Tensor.of(r, names[i] if i < len(names) else "") for i, r in enumerate(results)]
 
 

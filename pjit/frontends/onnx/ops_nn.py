@@ -256,10 +256,6 @@ def group_normalization(n: Node) -> Value:
 @onnx_op("LayerNormalization")
 def layer_normalization(n: Node) -> Any:
     """Normalises the axes from ``axis`` on."""
-    if n.result_count() > 1:
-        raise Refused(
-            "the mean and deviation as outputs are not supported", "remove what uses them"
-        )
     axis = n.axis(n.attr("axis", "int", -1), n.rank())
     if n.attr("stash_type", "int", 1) != 1:
         raise Refused("stash_type other than float is not supported")
@@ -290,17 +286,12 @@ def lrn(n: Node) -> Value:
         raise Refused(f"size={size}")
     before = (size - 1) // 2
     batch, channels = x.shape[:2]
-    squares = n.b("reshape", m.mul(x, x), shape=(batch, channels, product(x.shape[2:])))
-    low, high = (0, before, 0), (0, size - 1 - before, 0)
-    wide = n.b("pad", squares, low=low, high=high)
-    rows = [
-        n.b("slice", wide, starts=(0, i, 0), sizes=squares.shape, steps=(1, 1, 1))
-        for i in range(size)
-    ]
-    total = rows[0]
-    for row in rows[1:]:
-        total = m.add(total, row)
-    total = n.b("reshape", total, shape=x.shape)
+    squares = n.b("reshape", m.mul(x, x), shape=(batch, 1, channels, product(x.shape[2:])))
+    mean = n.b(
+        "nn.avg_pool", squares, kernel=(size, 1), strides=(1, 1), dilations=(1, 1),
+        pads=(before, 0, size - 1 - before, 0), count_include_pad=True,
+    )  # fmt: skip
+    mean = n.b("reshape", mean, shape=x.shape)
     alpha, beta = n.attr("alpha", "float", 1e-4), n.attr("beta", "float", 0.75)
-    divisor = m.pow(m.add(m.mul(total, alpha / size), n.attr("bias", "float", 1.0)), beta)
+    divisor = m.pow(m.add(m.mul(mean, alpha), n.attr("bias", "float", 1.0)), beta)
     return m.div(x, divisor)

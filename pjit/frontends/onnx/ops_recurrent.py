@@ -12,7 +12,7 @@ from pjit.frontends.onnx.registry import Node, onnx_op
 from pjit.ir.builder import Builder
 from pjit.ir.core import Block, Value
 from pjit.ir.expr import Dim
-from pjit.ir.types import TensorType, i64
+from pjit.ir.types import TensorType, f32, i64
 
 Activation = Callable[[Math, Value], Value]
 
@@ -47,6 +47,7 @@ class _Layer:
     peephole: Value | None
     reset_after: bool  # GRU: the reset gate applies to the product, not to the state
     coupled: bool  # LSTM: the forget gate is one minus the input gate
+    dynamic: bool  # what the weights multiply is rounded to 8 bits
 
     def gate(self, n: Node, x: Value, i: int, count: int = 1) -> Value:
         """Gates ``i`` to ``i + count`` of stacked columns."""
@@ -91,7 +92,8 @@ def _gru(n: Node, layer: _Layer, x: Value, state: list[Value]) -> list[Value]:
 def _lstm(n: Node, layer: _Layer, x: Value, state: list[Value]) -> list[Value]:
     m, (h, c) = Math(n.b, x), state
     f, g, last = layer.activations
-    total = m.add(x, m.matmul(h, layer.recurrent))
+    left = rounded(m, h) if layer.dynamic else h
+    total = m.add(x, m.matmul(left, layer.recurrent))
     parts = [layer.gate(n, total, i) for i in range(4)]  # input, output, forget, cell
 
     def peep(i: int, cell: Value) -> Value:
@@ -174,15 +176,54 @@ def _run(
 @onnx_op("RNN", "GRU", "LSTM")
 def recurrent(n: Node) -> list[Value]:
     """A recurrent layer in one or two directions."""
-    step, gates, states, names = _CELLS[n.op]
+    return _layers(n, n.op, n[1], n[2])
+
+
+@onnx_op("DynamicQuantizeLSTM", domain="com.microsoft")
+def quantised_lstm(n: Node) -> list[Value]:
+    """An LSTM with integer weights [D, I, 4*H], which multiply values rounded to 8 bits."""
+
+    def weight(i: int, scale: int) -> Value:
+        y = n.b("cast", n[i], dtype=f32)
+        if n.has(scale + 1):
+            zero = _per_column(n, n.b("cast", n[scale + 1], dtype=f32))
+            y = n.b("sub", y, zero)
+        y = n.b("mul", y, _per_column(n, n[scale]))
+        return n.b("transpose", y, perm=(0, 2, 1))
+
+    return _layers(n, "LSTM", weight(1, 8), weight(2, 10), dynamic=True)
+
+
+def rounded(m: Math, x: Value) -> Value:
+    """The values that ``DynamicQuantizeLinear`` can express, which are nearest to x."""
+    axes = tuple(range(x.tensor.rank))
+    low = m.min(m.b("reduce.min", x, axes=axes), 0.0)
+    high = m.max(m.b("reduce.max", x, axes=axes), 0.0)
+    span = m.sub(high, low)
+    scale = m.where(m.eq(span, 0.0), 1.0, m.div(span, 255.0))
+    zero = m.clamp(m.round(m.neg(m.div(low, scale))), 0.0, 255.0)
+    steps = m.clamp(m.add(m.round(m.div(x, scale)), zero), 0.0, 255.0)
+    return m.mul(m.sub(steps, zero), scale)
+
+
+def _per_column(n: Node, v: Value) -> Value:
+    """A number for each direction, or for each column of each direction."""
+    shape = (v.shape[0], 1, 1) if v.tensor.rank == 1 else (v.shape[0], 1, v.shape[1])
+    return v if v.tensor.rank == 0 else n.b("reshape", v, shape=shape)
+
+
+def _layers(n: Node, kind: str, w: Value, r: Value, dynamic: bool = False) -> list[Value]:
+    step, gates, states, names = _CELLS[kind]
     way = n.choice("direction", "forward", ("forward", "reverse", "bidirectional"))
     directions = 2 if way == "bidirectional" else 1
     batch_first = n.flag("layout")
-    x, w, r = n[0], n[1], n[2]
+    x = n[0]
     if x.tensor.rank != 3 or w.tensor.rank != 3 or r.tensor.rank != 3 or w.shape[0] != directions:
         raise Refused(f"the operands {x.type}, {w.type}, {r.type} do not fit {way}")
     if batch_first:
         x = n.b("transpose", x, perm=(1, 0, 2))
+    if dynamic:
+        x = rounded(Math(n.b, x), x)
     length, batch, _ = x.shape
     hidden = r.shape[2]
     activations = _activations(n, names, directions)
@@ -197,8 +238,8 @@ def recurrent(n: Node) -> list[Value]:
         layer = _Layer(
             hidden, activations[d], n.attr("clip", "float", None),
             n.b("transpose", _squeezed(n, r, d), perm=(1, 0)), None,
-            _squeezed(n, n[7], d) if n.op == "LSTM" and n.has(7) else None,
-            n.flag("linear_before_reset"), n.flag("input_forget"),
+            _squeezed(n, n[7], d) if kind == "LSTM" and n.has(7) else None,
+            n.flag("linear_before_reset"), n.flag("input_forget"), dynamic,
         )  # fmt: skip
         rows = n.b("matmul", x, n.b("transpose", _squeezed(n, w, d), perm=(1, 0)))
         if n.has(3):
@@ -223,7 +264,7 @@ def _bias(n: Node, layer: _Layer, bias: Value, gates: int) -> Value:
     """The bias that is added outside of the loop; keeps the other in the layer."""
     half = gates * layer.hidden
     outside, inside = (cut(n, bias, {0: (at, half, 1)}) for at in (0, half))
-    if not (n.op == "GRU" and layer.reset_after):
+    if not (gates == 3 and layer.reset_after):
         return n.b("add", outside, inside)
     layer.bias = layer.gate(n, inside, 2)
     both = n.b("add", layer.gate(n, outside, 0, 2), layer.gate(n, inside, 0, 2))

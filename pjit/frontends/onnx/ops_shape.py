@@ -8,7 +8,7 @@ from typing import Any
 from pjit.frontends.onnx.exact import greatest, least, not_negative
 from pjit.frontends.onnx.reader import Refused
 from pjit.frontends.onnx.registry import Node, onnx_op
-from pjit.frontends.onnx.shapes import axes_of, constant_array
+from pjit.frontends.onnx.shapes import axes_of
 from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.expr import Dim, ceildiv, product
@@ -16,12 +16,6 @@ from pjit.ir.opdef import broadcast_shapes
 
 UNBOUNDED = (1 << 31) - 1  # exporters write INT32_MAX or INT64_MAX for "to the end"
 _SIGN_BIT = 1 << 40  # above every size
-
-
-@onnx_op("Constant")
-def constant(n: Node) -> Value:
-    """A large constant; ``shapes`` keeps small ones."""
-    return n.b.constant(constant_array(n), name=n.proto.output[0] or "c")
 
 
 @onnx_op("Reshape")
@@ -158,7 +152,9 @@ def split(n: Node) -> list[Value]:
     if not parts and n.has(1):
         parts = list(n.dims(1, "split"))
     if not parts:
-        count = n.attr("num_outputs", "int", len(n.proto.output))
+        count = len(n.proto.output)
+        if n.attr("num_outputs", "int", count) != count:
+            raise Refused(f"num_outputs differs from its {count} outputs")
         each = ceildiv(size, count)
         parts = [each] * (count - 1)
         parts.append(size - each * (count - 1))

@@ -96,6 +96,9 @@ def masks(b, x, y):
 
 CASES = [
     Case("chain", chain, ("f32[N,64]", "f32[64]"), {"N": 5}),
+    Case("chain_narrow", chain, ("f32[3,65]", "f32[65]")),
+    Case("chain_rows", chain, ("f32[N,2,64]", "f32[N,2,1]"), {"N": 3}),
+    Case("chain_columns", chain, ("f32[N,66]", "f32[66]"), {"N": 6}),
     Case("chain_chunks", lambda b, x: b(ops.Sigmoid, x), ("f32[70,131]",)),
     Case("chain_f16", chain, ("f16[3,50]", "f16[50]")),
     Case("chain_bf16", chain, ("bf16[3,50]", "bf16[50]")),
@@ -283,6 +286,11 @@ def _fail(error: np.ndarray, code: int) -> None:
     error[0] = error[0] or code
 
 
+def _four(at: Any) -> range:
+    _require(at % 4 == 0, f"an access of four elements at {at}")
+    return range(4)
+
+
 def _bits(kind: Any) -> tuple[Callable, Callable]:
     widen = lambda x: np.asarray(x, np.uint16).view(kind).astype(np.float32)[()]  # noqa: E731
     narrow = lambda x: np.asarray(x, np.float32).astype(kind).view(np.uint16)[()]  # noqa: E731
@@ -291,6 +299,7 @@ def _bits(kind: Any) -> tuple[Callable, Callable]:
 
 _F16, _BF16 = _bits(np.float16), _bits(ml_dtypes.bfloat16)
 INTRINSICS = types.SimpleNamespace(
+    power=lambda x, y: np.uint64(pow(int(x), int(y), 1 << 64)),
     minimum=_typed(np.float32, np.minimum),
     maximum=_typed(np.float32, np.maximum),
     udiv=_quotient(1 << 63, lambda x, y: x // y),
@@ -302,6 +311,8 @@ INTRINSICS = types.SimpleNamespace(
     bf16_to_f32=_BF16[0],
     f32_to_bf16=_BF16[1],
     fail=_fail,
+    load4=lambda pointer, at: tuple(pointer[at + k] for k in _four(at)),
+    store4=lambda pointer, at, *xs: [pointer.__setitem__(at + k, xs[k]) for k in _four(at)],
 )
 
 

@@ -43,6 +43,16 @@ def test_parameters_are_pointers_and_sizes(cases):
 
 @needs_ptxas
 @needs_nvdisasm
+@pytest.mark.parametrize("name", ["chain", "chain_rows"])
+def test_wide_loads_and_stores(name, cases):
+    gpu = machine()
+    found = opcodes(assemble(compile_ptx(emit_source(cases[name].kernel(), gpu), gpu), gpu))
+    assert any(o.startswith("LDG.E.128") for o in found)
+    assert not any(o.startswith("STG.E") and "128" not in o for o in found)
+
+
+@needs_ptxas
+@needs_nvdisasm
 def test_instructions(cases):
     gpu = machine()
     found = opcodes(

@@ -105,7 +105,6 @@ def test_output_that_no_node_computes():
         (NODE("Relu", [], ["y"]), "operands"),
         (NODE("Add", ["x", ""], ["y"]), "operands"),
         (NODE("MaxPool", ["x"], ["y"]), "'kernel_shape' is missing"),
-        (NODE("MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2]), "output 'i' is not supported"),
         (NODE("Cast", ["x"], ["y"], to=TensorProto.STRING), "no element type for STRING"),
         (NODE("Cast", ["x"], ["y"], to=999), "no element type for 999"),
         (NODE("Transpose", ["x"], ["y"], perm=[0, 0, 1, 2]), "transpose"),
@@ -121,6 +120,16 @@ def test_bad_nodes(node, text):
     (found,) = problems(node)
     assert found.node == "bad"
     assert text in found.line()
+
+
+def test_outputs_that_are_not_supported_count_when_used():
+    pool = NODE("MaxPool", ["x"], ["y", "i"], name="pool", kernel_shape=[2, 2])
+    import_onnx(build([pool], [X], ["y"]).SerializeToString())
+    (found,) = problems(pool, NODE("Neg", ["i"], ["z"]), outputs=("y", "z"))
+    assert found.node == "pool"
+    assert "output 'i' is used" in found.reason
+    (found,) = problems(pool, outputs=("y", "i"))
+    assert found.node == "pool"
 
 
 def test_contradicting_shapes_name_both():

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pjit
+from pjit.backends.base import backend
+from pjit.compiler import build
+from pjit.config import settings
+from pjit.errors import FormatError
+from pjit.ir.core import Module
+from pjit.ir.text import parse_module, print_module
+from pjit.passes.manager import clone
+from pjit.runtime import artifact
+from pjit.runtime.container import write
+
+WEIGHT = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
+X = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)
+TEXT = """graph @main(%x: f32[N,32]) -> f32[N,16] {inputs=["x in"], outputs=["y out"]} {
+  %w = const @fc/w : f32[32,16]
+  %0 = matmul %x, %w : f32[N,16]   // onnx node 'fc' (Gemm)
+  return %0
+}
+"""
+
+
+def graph() -> Module:
+    return parse_module(TEXT, {"fc/w": WEIGHT})
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    artifact.write(tmp_path / "plain.pjit", graph(), notes={"producer": "test"})
+    return tmp_path / "plain.pjit"
+
+
+@pytest.fixture
+def native(tmp_path: Path) -> Path:
+    machine, module = backend("cpu").machine(threads=2), graph()
+    binary = build(clone(module), "cpu", machine, settings(threads=2))
+    artifact.write(tmp_path / "native.pjit", module, binary=binary, machine=machine)
+    return tmp_path / "native.pjit"
+
+
+def test_graph(plain: Path) -> None:
+    opened = artifact.read(plain)
+    assert opened.meta == {"producer": "test"}
+    assert not opened.has_code
+    module = opened.module()
+    assert print_module(module) == print_module(graph())
+    np.testing.assert_array_equal(module.constants["fc/w"], WEIGHT)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_load(plain: Path, native: Path, trusted: bool) -> None:
+    for file in (plain, native):
+        model = pjit.load(file, threads=2, trusted=trusted)
+        assert [str(s) for s in model.inputs] == ["x in: float32[N,32]"]
+        y = model.run({"x in": X})["y out"]
+        np.testing.assert_allclose(y, X @ WEIGHT, rtol=1e-5, atol=1e-5)
+        assert "matmul" in model.ir()
+        assert "onnx node 'fc' (Gemm)" in str(model.report())
+
+
+def test_machine_code_runs_only_from_trusted_files(native: Path, monkeypatch, capsys) -> None:
+    from pjit.compiler import Origin
+
+    ran = []
+    monkeypatch.setattr("pjit.api.Origin", lambda *a: ran.append(1) or Origin(*a))
+    pjit.load(native, threads=2, log="compile")
+    assert not ran
+    assert "not trusted" in capsys.readouterr().err
+    pjit.load(native, threads=2, trusted=True)
+    assert ran
+
+
+def test_code_for_another_machine_is_made_again(native: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(artifact, "machine_key", lambda machine: "another")
+    model = pjit.load(native, threads=2, trusted=True, log="compile")
+    assert "another machine" in capsys.readouterr().err
+    np.testing.assert_allclose(model(X), X @ WEIGHT, rtol=1e-5, atol=1e-5)
+
+
+def test_damaged_weights(plain: Path) -> None:
+    data = bytearray(plain.read_bytes())
+    data[data.index(WEIGHT.tobytes()) + 9] ^= 1
+    plain.write_bytes(bytes(data))
+    with pytest.raises(FormatError, match="'weights/fc/w' is damaged") as e:
+        pjit.load(plain)
+    assert "bytes" in str(e.value.where)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "graph @main(%x: f32[3]) {\n  return %y\n}\n",
+        "graph @main(%x: f32[3]) {\n  %0 = nothing %x : f32[3]\n  return %0\n}\n",
+        "graph @main(%x: f32[3]) {\n  %c = const @c : f32[9]\n  return %c\n}\n",
+        "graph @main(%x: f32[3]) {\n  %0 = relu %x : f32[4]\n  return %0\n}\n",
+        "",
+    ],
+)
+def test_graphs_that_are_no_ir(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bad.pjit"
+    write(file, "model", {"weights": [], "notes": {}}, {"graph": text.encode()})
+    with pytest.raises(FormatError, match="not valid") as e:
+        pjit.load(file)
+    assert str(file) in str(e.value)
+
+
+def test_inputs_of_an_artifact_are_fixed(plain: Path) -> None:
+    with pytest.raises(FormatError, match="fixed"):
+        pjit.load(plain, inputs={"x in": "f32[3,32]"})

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pjit.compiler import Program, compile_module
+from pjit.config import settings
+from pjit.errors import CacheWarning
+from pjit.ir.text import parse_module
+from pjit.runtime import cache as cache_module
+from pjit.runtime.cache import Cache, key
+
+TEXT = """graph @main(%x: f32[N,32]) -> (f32[N,16], i64[2,K]) {
+  %w = const @w : f32[32,16]
+  %0 = matmul %x, %w : f32[N,16]
+  %1 = nonzero %0 : i64[2,K]
+  return %0, %1
+}
+"""
+WEIGHT = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
+X = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)
+
+
+def compiled(weight: np.ndarray = WEIGHT, threads: int = 2, **options: object) -> Program:
+    module = parse_module(TEXT, {"w": weight})
+    return compile_module(module, options=settings(threads=threads, **options))
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.pjit"))
+
+
+def test_a_second_compilation_is_a_hit(own_settings: Path, monkeypatch) -> None:
+    first = compiled()
+    assert len(entries(own_settings)) == 1
+    assert stat.S_IMODE(own_settings.stat().st_mode) == 0o700
+
+    def never(*args: object) -> None:
+        raise AssertionError("a hit compiles nothing")
+
+    monkeypatch.setattr("pjit.compiler.run_pipeline", never)
+    second = compiled()
+    monkeypatch.undo()
+    assert second.report().cached
+    assert not first.report().cached
+    assert second.report().passes == first.report().passes
+    assert second.report().steps == first.report().steps
+    for a, b in zip(first([X]), second([X]), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    np.testing.assert_allclose(first([X])[0], X @ WEIGHT, rtol=1e-5, atol=1e-5)
+    assert second.ir("lower") == first.ir("lower")
+
+
+def test_what_changes_the_program_changes_the_key(own_settings: Path) -> None:
+    compiled()
+    compiled(WEIGHT + 1)
+    compiled(threads=3)
+    assert len(entries(own_settings)) == 3
+
+
+def test_constants_are_mapped_from_the_entry(own_settings: Path) -> None:
+    compiled()
+    (array,) = (a for a in compiled().constants.values() if a.size > 16)
+    base = array
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+
+
+@pytest.mark.parametrize("damage", ["middle", "cut", "empty", "text"])
+def test_a_damaged_entry_is_made_again(own_settings: Path, damage: str, capsys) -> None:
+    compiled()
+    (entry,) = entries(own_settings)
+    data = bytearray(entry.read_bytes())
+    if damage == "middle":
+        data[data.index(b"ELF")] ^= 1
+    elif damage == "text":
+        data[data.index(b"program @main")] ^= 1
+    entry.write_bytes({"cut": data[: len(data) // 2], "empty": b""}.get(damage, bytes(data)))
+    again = compiled(log="cache")
+    assert not again.report().cached
+    assert "made again" in capsys.readouterr().err
+    np.testing.assert_allclose(again([X])[0], X @ WEIGHT, rtol=1e-5, atol=1e-5)
+    assert compiled().report().cached
+
+
+def test_constants_are_checked_when_verifying(own_settings: Path) -> None:
+    compiled()
+    (entry,) = entries(own_settings)
+    data = bytearray(entry.read_bytes())
+    (packed,) = (a for a in compiled().constants.values() if a.size > 16)
+    data[data.index(packed.tobytes()) + 5] ^= 1
+    entry.write_bytes(bytes(data))
+    assert not compiled(verify=True).report().cached
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache_module.container, "write", refuse)
+    folder = tmp_path / "readonly"
+    with pytest.warns(CacheWarning, match="PJIT_CACHE_DIR") as warned:
+        p = compiled(cache_dir=folder)
+    assert str(folder) in str(warned[0].message)
+    np.testing.assert_allclose(p([X])[0], X @ WEIGHT, rtol=1e-5, atol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled(cache_dir=folder)  # said once
+
+
+def test_entries_that_others_may_write_are_not_used(own_settings: Path) -> None:
+    compiled()
+    own_settings.chmod(0o777)
+    assert not compiled().report().cached
+    own_settings.chmod(0o700)
+    assert compiled().report().cached
+
+
+def test_the_oldest_entries_go_first(own_settings: Path) -> None:
+    for i in range(3):
+        compiled(WEIGHT + i)
+    binary = Cache(own_settings).load(entries(own_settings)[0].stem)
+    assert binary is not None
+    files = entries(own_settings)
+    for age, file in enumerate(files):
+        os.utime(file, (1000 + age, 1000 + age))
+    room = sum(f.stat().st_size for f in files[1:]) + 1
+    Cache(own_settings, limit=room).store("new", binary)
+    left = {f.stem for f in entries(own_settings)}
+    assert files[0].stem not in left
+    assert "new" in left
+    assert files[2].stem in left
+
+
+def test_a_hit_makes_an_entry_young(own_settings: Path) -> None:
+    compiled()
+    (entry,) = entries(own_settings)
+    os.utime(entry, (1000, 1000))
+    compiled()
+    assert entry.stat().st_mtime > 1000
+
+
+def test_no_cache(own_settings: Path) -> None:
+    compile_module(parse_module(TEXT, {"w": WEIGHT}), threads=2, cache=False)
+    compiled(dump=own_settings / "dump")
+    assert not entries(own_settings)
+    assert list((own_settings / "dump").glob("*-lower.pir"))
+
+
+def test_file_digests_are_remembered_and_notice_changes(tmp_path: Path, monkeypatch) -> None:
+    cache, file = Cache(tmp_path / "c"), tmp_path / "model"
+    file.write_bytes(b"one")
+    old = time.time() - 100
+    os.utime(file, (old, old))
+    monkeypatch.setattr(cache_module, "_SETTLED_NS", -1)
+    first = cache.file_digest(file)
+    with monkeypatch.context() as m:
+        m.setattr(cache_module.hashlib, "file_digest", None)
+        assert cache.file_digest(file) == first
+    file.write_bytes(b"two")
+    os.utime(file, (old, old))
+    assert cache.file_digest(file) != first
+
+
+def test_fresh_files_are_hashed_again(tmp_path: Path) -> None:
+    cache, file = Cache(tmp_path / "c"), tmp_path / "model"
+    file.write_bytes(b"one")
+    cache.file_digest(file)
+    assert not (tmp_path / "c").exists()
+
+
+def test_keys() -> None:
+    a = np.zeros(3, np.float32)
+    keys = [
+        key(["a"]),
+        key(["a", ""]),
+        key(["ab"]),
+        key(["a"], {"x": a}),
+        key(["a"], {"y": a}),
+        key(["a"], {"x": a.reshape(3, 1)}),
+        key(["a"], {"x": a.view(np.int32)}),
+        key(["a"], {"x": a + 1}),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(["a"], {"x": a}) == key(["a"], {"x": a.copy()})
+
+
+def test_another_process_hits(own_settings: Path) -> None:
+    compiled()
+    script = (
+        "import sys, numpy as np\n"
+        "from pjit.compiler import compile_module\n"
+        "from pjit.ir.text import parse_module\n"
+        f"w = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)\n"
+        f"p = compile_module(parse_module({TEXT!r}, {{'w': w}}), threads=2)\n"
+        "assert p.report().cached\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

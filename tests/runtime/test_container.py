@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from pjit.errors import FormatError
+from pjit.runtime.container import MAGIC, Container, array_sections, write
+
+ARRAYS = {
+    "w": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "half": np.ones(5, ml_dtypes.bfloat16),
+    "scalar": np.array(3, np.int64),
+    "empty": np.zeros((0, 7), np.uint8),
+    "flags": np.array([True, False]),
+    "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    listed, sections = array_sections("weights", ARRAYS)
+    file = tmp_path / "a.pjit"
+    write(file, "model", {"weights": listed, "n": 3}, {"text": b"graph", **sections})
+    return file
+
+
+def test_round_trip(path: Path) -> None:
+    c = Container.open(path, "model")
+    assert c.meta["n"] == 3
+    assert c.text("text") == "graph"
+    assert "text" in c
+    assert "other" not in c
+    for verify in (False, True):
+        arrays = c.arrays("weights", verify=verify)
+        assert list(arrays) == list(ARRAYS)
+        for name, a in arrays.items():
+            assert a.dtype == ARRAYS[name].dtype
+            assert a.tobytes() == np.ascontiguousarray(ARRAYS[name]).tobytes()
+            assert a.shape == ARRAYS[name].shape
+            assert a.ctypes.data % 64 == 0 or a.size == 0
+            assert not a.flags.writeable
+
+
+def test_only_the_file_itself_is_left(path: Path) -> None:
+    assert [p.name for p in path.parent.iterdir()] == ["a.pjit"]
+    write(path, "model", {}, {})
+    assert Container.open(path, "model").meta == {}
+    assert [p.name for p in path.parent.iterdir()] == ["a.pjit"]
+
+
+def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_bytes()
+
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pjit.runtime.container.os.replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        write(path, "model", {}, {"text": b"new"})
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["a.pjit"]
+
+
+def read_all(path: Path) -> None:
+    c = Container.open(path, "model")
+    c.text("text")
+    c.arrays("weights", verify=True)
+
+
+def test_every_damaged_byte_is_found(path: Path) -> None:
+    data = path.read_bytes()
+    read_all(path)
+    header = data.index(b"]}", 24) + 2  # the end of the JSON; then padding
+    inside = [*range(0, 20), *range(24, header, 5)]
+    c = Container.open(path, "model")
+    for s in c._sections.values():
+        inside += range(s.offset, s.offset + s.size)
+    del c
+    for at in inside:
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
+        with pytest.raises(FormatError) as e:
+            read_all(path)
+        assert str(path) in str(e.value)
+
+
+def test_every_truncation_is_found(path: Path) -> None:
+    data = path.read_bytes()
+    for n in [*range(0, len(data), 17), len(data) - 1]:
+        path.write_bytes(data[:n])
+        with pytest.raises(FormatError):
+            read_all(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        (b"", ["0 bytes"]),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, ["not a .pjit file", "byte 0"]),
+        (MAGIC + (9).to_bytes(4, "little") + b"\0" * 40, ["version 1", "version 9", "convert"]),
+        (MAGIC + (1).to_bytes(4, "little") + b"\xff" * 40, ["damaged"]),
+    ],
+)
+def test_foreign_files(tmp_path: Path, data: bytes, parts: list[str]) -> None:
+    file = tmp_path / "b.pjit"
+    file.write_bytes(data)
+    with pytest.raises(FormatError) as e:
+        Container.open(file, "model")
+    assert all(p in str(e.value) for p in parts), str(e.value)
+
+
+def test_headers_that_lie(path: Path) -> None:
+    with pytest.raises(FormatError, match="kind 'model'"):
+        Container.open(path, "cache")
+    write(path, "model", {"weights": [["w", "f32", [1 << 40]]]}, {"weights/w": b"\0" * 4})
+    with pytest.raises(FormatError, match="damaged"):
+        Container.open(path, "model").arrays("weights", verify=True)
+    for wrong in ([["w", "object", [1]]], [["w", "f32", [-1]]], [["w"]], 5):
+        write(path, "model", {"weights": wrong}, {"weights/w": b"\0" * 4})
+        with pytest.raises(FormatError):
+            Container.open(path, "model").arrays("weights", verify=True)
