@@ -94,9 +94,12 @@ def verify(target: Module | Function, constants: Mapping[str, np.ndarray] | None
 
 
 def obligations(function: Function) -> list[tuple[Dim, Dim]]:
-    """The equalities of dimensions that the shapes of a (verified) function assume, each once."""
+    """The equalities of dimensions that the shapes of a (verified) function assume, each once.
+
+    What a branch of an ``if`` assumes is no obligation: it may not be taken.
+    """
     with collecting() as found:
-        for op in function.walk():
+        for op in _always(function.body):
             for inferred, stored in zip(_inferred(op) or (), op.results, strict=False):
                 _same_shape(stored.type, inferred, _symbols_before(op))
             for _, actual, expected in interface(op):
@@ -105,6 +108,15 @@ def obligations(function: Function) -> list[tuple[Dim, Dim]]:
             if isinstance(op, _Controlling):
                 op.check_regions()
     return found
+
+
+def _always(block: Block) -> Iterator[Op]:
+    """The operations that run at every call, and those of loops; not the branches of an ``if``."""
+    for op in block.ops:
+        yield op
+        if op.op_name != "if":
+            for region in op.regions:
+                yield from _always(region)
 
 
 def _same_shape(a: Type, b: Type, known: frozenset[str] | None = None) -> None:

@@ -28,6 +28,7 @@ from pjit.runtime.engine import engine
 from pjit.runtime.program import Runnable
 
 GRAPH_STAGE = "graph"
+MAPPED_CONSTANTS = 1 << 20  # bytes beyond which constants are mapped from the cache, not copied
 
 
 @dataclass
@@ -175,6 +176,8 @@ def compile_module(
     binary.meta.update(notes or {})
     if store is not None and name is not None:
         store.store(name, binary)
+        if sum(a.nbytes for a in binary.constants.values()) > MAPPED_CONSTANTS:
+            binary = store.load(name) or binary
     return Program(binary, Origin(source, machine), target, options, cached=False)
 
 
@@ -208,9 +211,7 @@ def with_checks(module: Module) -> Module:
 
 def open_cache(options: Settings) -> Cache:
     """The compile cache of the settings."""
-    return Cache(
-        options.cache_dir, lambda line: options.say("cache", line), verify=options.verify
-    )
+    return Cache(options.cache_dir, lambda line: options.say("cache", line), verify=options.verify)
 
 
 def program_key(target: str, machine: Machine, content: str) -> str:

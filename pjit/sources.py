@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pjit.errors import FormatError
 from pjit.runtime.container import MAGIC
 
 _HEAD = 4096
+_LOCATION = b"\x0a\x08location"  # the key of an entry that names a data file, as ONNX stores it
 _OTHERS = (
     (0, b"PK\x03\x04", "a ZIP archive, such as a PyTorch checkpoint", "export it to ONNX"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, such as a Keras model", "export it to ONNX"),
@@ -70,6 +72,8 @@ def _is_text(head: bytes) -> bool:
 
 def external_files(path: Path) -> list[str]:
     """The files that hold data of an ONNX model, relative to its folder."""
+    if not _mentions(path, _LOCATION):
+        return []
     import onnx
     from onnx.external_data_helper import uses_external_data
 
@@ -80,6 +84,11 @@ def external_files(path: Path) -> list[str]:
             fields = {e.key: e.value for e in tensor.external_data}
             names[fields.get("location", "")] = None
     return [n for n in names if n]
+
+
+def _mentions(path: Path, data: bytes) -> bool:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        return view.find(data) >= 0
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

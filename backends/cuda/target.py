@@ -7,6 +7,7 @@ be made where there is no GPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pjit.ir.errors import PjitError
 from pjit.ir.target import Machine
@@ -46,8 +47,8 @@ class CudaMachine(Machine):
         return self.arch
 
 
-_COMMON = {"vector_bits": 1024, "vector_registers": 64, "barrier": 3e-6}
-_MACHINES: dict[str, dict] = {
+_COMMON: dict[str, Any] = {"vector_bits": 1024, "vector_registers": 64, "barrier": 3e-6}
+_MACHINES: dict[str, dict[str, Any]] = {
     "sm_80": {
         "cc": (8, 0),
         "threads": 108,

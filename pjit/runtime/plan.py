@@ -155,9 +155,7 @@ class Plan:
         layout, view, values = self.layout, self.layout.view, self.values
         self.placement = place([self._interval(view.slots[i]) for i in layout.arena])
         self.outputs = tuple(
-            self._output(s)
-            for s in view.slots
-            if s.kind == "output" and s.index not in layout.late
+            self._output(s) for s in view.slots if s.kind == "output" and s.index not in layout.late
         )
         self.results = () if layout.late else tuple(map(self._result, view.results))
         self._words = np.zeros(FIRST_SIZE + len(view.sizes) + len(view.slots), np.int64)

@@ -222,9 +222,7 @@ class Runnable:
             for i, (_, _, t) in enumerate(self.view.results)
         ]
 
-    def _known_type(
-        self, t: TensorType, plan: Plan
-    ) -> tuple[tuple[int, ...], np.dtype] | None:
+    def _known_type(self, t: TensorType, plan: Plan) -> tuple[tuple[int, ...], np.dtype] | None:
         if not all(expr.symbols(d) <= plan.values.keys() for d in t.shape):
             return None
         return sizes_of(t.shape, plan.values), t.dtype.numpy
@@ -262,9 +260,7 @@ class Runnable:
 
     def _frame(self, plan: Plan) -> tuple[Frame, list[np.ndarray]]:
         """A context and the arrays of the results; with the engine's lock held."""
-        if self.layout.arena and (
-            self._arena is None or self._arena.nbytes < plan.placement.peak
-        ):
+        if self.layout.arena and (self._arena is None or self._arena.nbytes < plan.placement.peak):
             self._arena = Arena(plan.placement.peak)
         frame = plan.take(self._arena)
         made = []

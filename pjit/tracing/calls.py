@@ -1,4 +1,4 @@
-"""Calls of ufuncs and of their methods (``reduce``, ``accumulate``, ``outer``, ``at``) on tracers."""
+"""Calls of ufuncs and their methods (``reduce``, ``accumulate``, ``outer``, ``at``) on tracers."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def refuse_shape(name: str) -> None:
     """Refuses a function whose result has a shape that depends on data."""
     refuse(
         f"{name} is not traced: the shape of its result depends on data",
-        remedy="keep the shape with xp.where(condition, a, b); sum over a selection with "
+        remedy="keep the shape with np.where(condition, a, b); sum over a selection with "
         "np.sum(x, where=mask)",
     )
 
@@ -124,15 +124,18 @@ def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
 
 @implements(np.diagonal)
 def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
-    """np.diagonal; a copy."""
+    """np.diagonal; a read-only view."""
     i, j = normalize_axis_index(axis1, a.ndim), normalize_axis_index(axis2, a.ndim)
     if i == j:
         raise ValueError("axis1 and axis2 cannot be the same")
-    x = moveaxis(a, (i, j), (-2, -1))
-    rows, cols = x.shape[-2:]
-    n = max(min(rows + min(offset, 0), cols - max(offset, 0)), 0)
-    at = np.arange(n)
-    return x[..., at + max(-offset, 0), at + max(offset, 0)]
+    rows, cols = a.shape[i], a.shape[j]
+    at = np.arange(max(min(rows + min(offset, 0), cols - max(offset, 0)), 0))
+    index = (..., at + max(-offset, 0), at + max(offset, 0))
+
+    def read(v: Value) -> Value:
+        return moveaxis(Tracer(a.context, v), (i, j), (-2, -1))[index].value
+
+    return a.derive(read, None)
 
 
 @implements(np.diag)
@@ -211,7 +214,7 @@ def copyto(dst: Any, src: Any, casting: str = "same_kind", where: Any = True) ->
     if not isinstance(dst, Tracer):
         refuse(
             "a NumPy array cannot hold traced values",
-            remedy="np.full_like(x, value), xp.broadcast_to(value, shape) or np.stack make a traced array",
+            remedy="np.full_like(x, value), np.broadcast_to or np.stack make a traced array",
         )
     source = np.result_type(src if type(src) in WEAK else as_tracer(dst.context, src).dtype)
     if type(src) not in WEAK and not np.can_cast(source, dst.dtype, casting):  # type: ignore[arg-type]

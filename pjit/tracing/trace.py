@@ -131,8 +131,8 @@ def refuse_question(asks: str, got: str) -> NoReturn:
         remedy = _array_remedy(line)
     elif asks in ("int()", "operator.index()", "float()", "complex()", ".item()", ".tolist()"):
         remedy = (
-            "compute with the array itself; sizes, axes and loop counts must be Python numbers: take "
-            "them from x.shape, pass them as Python values, or name them in static_argnames"
+            "compute with the array itself; sizes, axes and loop counts must be Python numbers: "
+            "take them from x.shape, pass them as Python values, or name them in static_argnames"
         )
     refuse(
         f"{asks} needs a number{shown}, which does not exist while the function is traced",
@@ -144,8 +144,8 @@ def refuse_question(asks: str, got: str) -> NoReturn:
 def _array_remedy(line: str) -> str:
     if _STORES.match(line):
         return (
-            "a NumPy array cannot hold traced values: build the result with np.stack, np.concatenate "
-            "or np.where, or assign to np.zeros_like(x)"
+            "a NumPy array cannot hold traced values: build the result with np.stack, "
+            "np.concatenate or np.where, or assign to np.zeros_like(x)"
         )
     if "array(" in line or "asarray(" in line or "full(" in line:
         return "join traced values with np.stack([...]) or np.concatenate; fill with np.full_like"

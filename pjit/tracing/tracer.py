@@ -1,9 +1,10 @@
 """The tracer: stands for an array while a function is traced, and records what is done with it.
 
-A tracer is a cell that holds an SSA value, so that in-place writes (``x += 1``, ``x[0] = y``, ``out=x``) mean what they mean in
-NumPy: a write replaces the value. A view (``x[1:]``, ``x.T``) knows how to read its value from its base and how to write it
-back. Where NumPy may or may not copy (``reshape``), a write is refused as long as both arrays are in use; so is a write
-into an argument, which would have to change the caller's array.
+A tracer is a cell that holds an SSA value, so that in-place writes (``x += 1``, ``x[0] = y``,
+``out=x``) mean what they mean in NumPy: a write replaces the value. A view (``x[1:]``, ``x.T``)
+knows how to read its value from its base and how to write it back. Where NumPy may or may not copy
+(``reshape``), a write is refused as long as both arrays are in use; so is a write into an argument,
+which would have to change the caller's array.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ class Tracer:
     def derive(
         self, read: Callable[[Value], Value], write: Callable[[Value, Value], Value] | None
     ) -> Tracer:
-        """A view: ``read(base) -> view`` and ``write(base, new view) -> new base`` (None: read-only)."""
+        """A view: ``read(base) -> view``, ``write(base, new) -> new base`` or None: read-only."""
         out = Tracer(self.context, read(self.value))
         out.base, out.read, out.write, out.seen = self, read, write, self.root.version
         return out
@@ -239,17 +240,19 @@ class Tracer:
         """Writes the whole array in place.
 
         Raises:
-            TraceError: The array is or may be an argument, is read-only, or may share memory with an array in use.
+            TraceError: The array is or may be an argument, is read-only, or may share memory with
+                an array in use.
         """
         root = self.root
         if root.argument:
             refuse(
-                f"the function writes into its argument {root.argument}, which belongs to the caller",
-                remedy="make a new array: `x = x + y` instead of `x += y`, or start with `x = x.copy()`",
+                f"the function writes into its argument {root.argument}, which is the caller's",
+                remedy="make a new array: `x = x + y` instead of `x += y`, or begin with "
+                "`x = x.copy()`",
             )
         if any(r() is not None and r() is not root for r in root.aliases):
             refuse(
-                "the array that is written may share memory with another one, through reshape or ravel",
+                "the array that is written may share memory with another one (reshape, ravel)",
                 remedy="add .copy() to the reshape or ravel, or make a new array (`x = x + y`)",
             )
         self._store(value)
@@ -278,7 +281,7 @@ class Tracer:
         handler = FUNCTIONS.get(function)
         if function in CREATION:  # like=self
             if any(True for _ in tracers(args)):
-                return as_tracer(self.context, args[0], kwargs.get("dtype"))
+                return as_tracer(self.context, args[0], kwargs.get("dtype")).copy()
             return as_tracer(self.context, function(*args, **kwargs))
         if handler is None:
             refuse_function(qualified(function))

@@ -15,9 +15,7 @@ Make = Callable[..., Program]
 
 
 @pytest.fixture(autouse=True)
-def own_settings(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("NUM_THREADS", "DUMP", "LOG", "VERIFY", "EXEC_MODE"):
         monkeypatch.delenv(f"PJIT_{name}", raising=False)
     folder = tmp_path_factory.mktemp("cache")

@@ -104,7 +104,7 @@ def test_types_of_inputs_can_be_given(tmp_path: Path) -> None:
     assert model.inputs[0].shape == (3, 8)
     check(model)
     assert pjit.load(path, threads=2).inputs[0].shape == ("batch", 8)
-    with pytest.raises(InputError, match="'w'|w"):
+    with pytest.raises(InputError, match="'w'"):
         pjit.load(path, inputs={"w": "f32[3,8]"})
 
 

@@ -35,7 +35,7 @@ GATHER = """graph @main(%x: f32[N,4], %i: i64[K]) -> f32[K,4] {
   return %0
 }
 """
-VIEWS = """graph @main(%x: f32[N,4], %y: f32[N,4]) -> (f32[N,4], f32[4,N], f32[N,4], f32[2], f32[N*4]) {
+VIEWS = """graph @main(%x: f32[N,4], %y: f32[N,4]) {
   %c = const @c = [5.0, 6.0] : f32[2]
   %1 = reshape %x {shape=[4,N]} : f32[4,N]
   %2 = add %x, %y : f32[N,4]

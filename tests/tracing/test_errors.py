@@ -1,4 +1,4 @@
-"""What cannot be traced: the message has the user's line, the reason and the remedy, in at most twelve lines."""
+"""What is not traced: the message has the user's line, the reason and the remedy."""
 
 import inspect
 import operator

@@ -171,13 +171,15 @@ def tiles_of(target: LlvmMachine) -> list[tuple[int, int]]:
     return [(1, n), (4, 2 * n), (6, n), (7, 2 * n)]
 
 
-@pytest.mark.parametrize("rows", [1, 5, 12, 29])
-@pytest.mark.parametrize("depth", [1, 7, 8, 33, 64])
+@pytest.mark.parametrize("rows", [1, 12, 29])
+@pytest.mark.parametrize("depth", [1, 7, 64])
 @pytest.mark.parametrize("free", [False, True])
 def test_products(native, target: LlvmMachine, rows: int, depth: int, free: bool) -> None:
-    for i, tile in enumerate(tiles_of(target)):
-        cols = (3, tile[1], 2 * tile[1], 2 * tile[1] + 5)[i]
-        Problem(tile, rows, depth=depth, cols=cols, free=free).check(native)
+    tiles = tiles_of(target)
+    for i in (depth % 2, 2 + depth % 2):
+        nr = tiles[i][1]
+        cols = (3, nr, 2 * nr, 2 * nr + 5)[(i + rows) % 4]
+        Problem(tiles[i], rows, depth=depth, cols=cols, free=free).check(native)
 
 
 @pytest.mark.parametrize("free", [False, True])
@@ -210,10 +212,12 @@ def test_narrow_rows_are_widened(native, a_dtype: DType) -> None:
 def test_convolutions(
     native, size: tuple, kernel: tuple, stride: int, pad: int, dilation: int
 ) -> None:
-    for tile, depth, cols, free in (((5, 16), 3, 19, False), ((12, 32), 17, 32, True)):
-        problem = Problem(tile, 2, size, depth, cols, kernel, stride, pad, dilation, free=free)
-        if min(problem.out) > 0:
-            problem.check(native)
+    if (stride + pad + len(size)) % 2:
+        problem = Problem((5, 16), 2, size, 3, 19, kernel, stride, pad, dilation)
+    else:
+        problem = Problem((12, 32), 2, size, 17, 32, kernel, stride, pad, dilation, free=True)
+    if min(problem.out) > 0:
+        problem.check(native)
 
 
 def test_fewer_rows_than_the_tile(native) -> None:
