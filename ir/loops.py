@@ -717,7 +717,9 @@ def kernel_function(
 
 
 def kernel_symbols(function: Function) -> tuple[str, ...]:
-    """The sizes that a kernel's buffers and index expressions are made of, in order of appearance."""
+    """The sizes that a kernel's buffers and index expressions are made of, in order of
+    appearance.
+    """
     names: dict[str, None] = {}
 
     def collect(x: Any) -> None:
@@ -737,6 +739,30 @@ def kernel_symbols(function: Function) -> tuple[str, ...]:
 def kernels(module: Module) -> list[Function]:
     """The kernels of a module, in order."""
     return [f for f in module.functions.values() if f.level == "kernel"]
+
+
+class LineWriter(Puller, Protocol):
+    """What ``line(self, k, at)`` of an operator may use, beside reading.
+
+    ``line`` runs once for each coordinate ``at`` of the result's dimensions that are not in
+    ``walked``, and writes all elements there.
+    """
+
+    def write(self, index: Sequence[Dim], value: Value) -> None:
+        """Writes an element of the result."""
+
+    def written(self, index: Sequence[Dim]) -> Value:
+        """Reads an element of the result that was written before."""
+
+    def each(
+        self, extents: Sequence[Dim], body: Callable[..., Value | None], carry: Value | None = None
+    ) -> Value | None:
+        """Runs ``body(indices)`` in row-major order; with a carry, ``body(indices, carry)``
+        returns the next.
+        """
+
+    def where(self, guards: Guards, body: Callable[[], object]) -> None:
+        """Runs the body; where a guard does not hold it reads and writes nothing."""
 
 
 def index_checks(kernel: Function) -> list[ToIndex]:

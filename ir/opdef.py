@@ -26,6 +26,9 @@ The lowering of a graph operator is one of
 - ``element(self, k, index)``: the element of the result at an index, by reading operands at
   computed indices and by reducing (data movement, gathers, reductions, pooling, convolution); see
   ``pjit.ir.loops.Puller``;
+- ``line(self, k, at)``: a line of the result, element by element in order, where elements depend on
+  those before (scatters, running sums); ``walked`` names the dimensions of a line; see
+  ``pjit.ir.loops.LineWriter``;
 - ``decompose(b, *operands, **attrs)``: the same value made of other operators;
 - ``tile(self) -> pjit.ir.loops.Tile``: a tile contraction of its first two operands (packed
   matrix products and convolutions);
@@ -52,7 +55,7 @@ from pjit.ir.errors import ConstraintError, OpDefError, require
 from pjit.ir.expr import Dim
 from pjit.ir.types import DType, ScalarType, TensorType, Type, dtype
 
-LOWERINGS = ("scalar", "element", "decompose", "tile", "host", "structural")
+LOWERINGS = ("scalar", "element", "line", "decompose", "tile", "host", "structural")
 REQUIRED = object()
 
 

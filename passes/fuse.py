@@ -1,12 +1,13 @@
 """Groups operations that become one kernel.
 
-Three kinds of group, formed in this order:
+Four kinds of group, formed in this order:
 
 - ``tile``: a packed contraction, the views through which its first operand is read, and the
   elementwise operations that follow on the same elements (bias, residual, activation), then views
   that only move the result;
 - ``row``: reductions over trailing dimensions and the elementwise operations around them
   (softmax, LayerNorm): one row is read, reduced and written while it is in cache;
+- ``line``: an operator that writes lines of its result in order;
 - ``loop``: everything else that computes element by element, with its producers pulled in.
 
 A group has one result. A producer joins when all its uses are inside (so no cycle can arise);
@@ -62,7 +63,7 @@ def is_tile(op: Op) -> bool:
 
 def is_pulled(op: Op) -> bool:
     """Whether the operation has scalar code per element."""
-    return isinstance(op, OpDef) and op.lowering() in ("scalar", "element")
+    return isinstance(op, OpDef) and op.lowering() in ("scalar", "element", "line")
 
 
 def is_small_constant(op: Op | None) -> bool:
@@ -217,7 +218,7 @@ class _Grouping:
             self.kinds[root], self.depth[root] = "row", depth
         else:
             group = self._loop_group(root)
-            self.kinds[root] = "loop"
+            self.kinds[root] = "line" if _writes_lines(root) else "loop"
         self.members[root] = group
         for op in group:
             self.group_of[op] = root
@@ -256,7 +257,9 @@ class _Grouping:
     def _joins(self, p: Op, user: Op, aligned: bool) -> bool:
         """Whether pulling a producer into its user's loop does no work twice."""
         if not isinstance(p, POINTWISE):
-            return aligned and is_pulled(p) and not isinstance(p, ops.Concat)
+            return (
+                aligned and is_pulled(p) and not isinstance(p, ops.Concat) and not _writes_lines(p)
+            )
         if isinstance(user, ops.Gather | ops.GatherElements | ops.GatherNd):
             return _cheap(p)
         grows = isinstance(user, Elementwise | ops.Broadcast) and p.type.shape != user.type.shape
@@ -367,6 +370,10 @@ def _clone(op: Op, operands: Iterable[Value]) -> Op:
     for a, b in zip(new.results, op.results, strict=True):
         a.name = b.name
     return new
+
+
+def _writes_lines(op: Op) -> bool:
+    return isinstance(op, OpDef) and op.lowering() == "line"
 
 
 def _cheap(op: Op) -> bool:

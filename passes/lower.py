@@ -144,12 +144,14 @@ def lower_group(
     fused: Fused, name: str, constants: dict[str, np.ndarray], machine: Machine
 ) -> Function:
     """The kernel of one group."""
+    from pjit.passes.lower_line import lower_line
     from pjit.passes.lower_loop import lower_loop
     from pjit.passes.lower_row import lower_row
     from pjit.passes.lower_tile import lower_tile
 
     build = KernelBuild(fused, name, constants, machine)
-    {"loop": lower_loop, "row": lower_row, "tile": lower_tile}[fused.kind](build)
+    kinds = {"loop": lower_loop, "row": lower_row, "tile": lower_tile, "line": lower_line}
+    kinds[fused.kind](build)
     return build.finish()
 
 

@@ -44,19 +44,10 @@ from pjit.ir.loops import (
 )
 from pjit.ir.ops.basic import Return
 
-_RESERVED = (
-    "np",
-    "cuda",
-    "libdevice",
-    "min",
-    "max",
-    "abs",
-    "range",
-    "not",
-    "lane",
-    "team",
-    "error",
-    "fail",
+_RESERVED = (  # names that the source uses
+    *("np", "cuda", "libdevice", "min", "max", "abs", "range", "error", "lane", "team"),
+    *("minimum", "maximum", "udiv", "urem", "udiv32", "urem32", "power", "fail"),
+    *("f16_to_f32", "f32_to_f16", "bf16_to_f32", "f32_to_bf16", "load4", "store4"),
 )
 _WIDE_LEAST = 256  # elements for each multiprocessor from which on threads take four at once
 

@@ -64,16 +64,14 @@ from pjit.ir.ops.elementwise import (
 )
 from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.index import (
-    Cumsum,
     Gather,
     GatherElements,
     GatherNd,
     Nonzero,
-    ScatterElements,
-    ScatterNd,
     Topk,
 )
 from pjit.ir.ops.linalg import Matmul, MatmulPacked, Pack
+from pjit.ir.ops.line import Cumsum, ScatterElements, ScatterNd
 from pjit.ir.ops.movement import Broadcast, Concat, Iota, Pad, Reshape, Slice, Transpose
 from pjit.ir.ops.nn import Conv, ConvPacked, Depthwise, PackWeights
 from pjit.ir.ops.norm import BatchNorm, LayerNorm, LogSoftmax, Softmax

@@ -20,7 +20,7 @@ from pjit.ir.opdef import Arg, OpDef, Sample, attr, operand, sample
 from pjit.ir.ops.basic import Sizes
 from pjit.ir.ops.elementwise import NARROW, SPECIAL, Cast, Div, in_f32, truncated_quotient
 from pjit.ir.ops.movement import Reshape
-from pjit.ir.types import FLOATS, NUMERIC, DType, TensorType, bool_, f32, i8, i64
+from pjit.ir.types import FLOATS, NUMERIC, DType, TensorType, bool_, dtype, f32, i8, i64, u8
 
 Axes = tuple[int, ...]
 
@@ -194,7 +194,8 @@ class ReduceMin(Reduction, name="reduce.min"):
 class ReduceMean(OpDef, name="reduce.mean"):
     """The sum over the axes divided by the number of elements; NaN for none.
 
-    f16 and bf16 compute in f32 throughout. Integers round towards zero.
+    f16 and bf16 compute in f32 throughout. Integers are summed and counted in 64 bits; the mean is
+    rounded towards zero.
 
     Constraints:
         (C1) ``axes`` are sorted, distinct dimensions of x.
@@ -214,19 +215,30 @@ class ReduceMean(OpDef, name="reduce.mean"):
     @in_f32
     def ref(x: np.ndarray, *, axes: Axes, keepdims: bool) -> np.ndarray:
         """The sum divided by the count."""
-        total = np.asarray(np.sum(x, axes, x.dtype, keepdims=keepdims))
+        wide = _mean_dtype(dtype(x.dtype)).numpy
+        total = np.asarray(np.sum(x, axes, wide, keepdims=keepdims))
         count = np.asarray(np.prod([x.shape[a] for a in axes], dtype=np.int64))
-        return truncated_quotient(total, count.astype(x.dtype))
+        return truncated_quotient(total, count.astype(wide)).astype(x.dtype)
 
     @staticmethod
     def decompose(b: Any, x: Value, *, axes: Axes, keepdims: bool) -> Value:
         """A sum and a division."""
-        dt = f32 if x.dtype in NARROW else x.dtype
+        dt = _mean_dtype(x.dtype)
         total = b(ReduceSum, _as_dtype(b, x, dt), axes=axes, keepdims=keepdims)
         mean = b(Div, total, size_value(b, [x.shape[a] for a in axes], dt))
         return _as_dtype(b, mean, x.dtype)
 
-    samples = reduction_samples(NUMERIC)
+    samples = (
+        *reduction_samples(NUMERIC),
+        sample((3, 9, 10), dtypes=(i8, u8), low=-100, high=100, axes=(0, 1, 2)),
+    )
+
+
+def _mean_dtype(dt: DType) -> DType:
+    """The dtype that a mean is computed in: narrow integers overflow as sums and as counts."""
+    if dt in NARROW:
+        return f32
+    return i64 if dt.is_int and dt.bits < 64 else dt
 
 
 def _as_dtype(b: Any, x: Value, dt: DType) -> Value:

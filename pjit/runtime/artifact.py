@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pjit.backends.base import backend
 from pjit.errors import FormatError, IRError
 from pjit.ir.core import Module
 from pjit.ir.target import Machine
@@ -76,13 +75,8 @@ class Artifact:
         """
         if self._machine.get("target") != target:
             return f"it is for the target {self._machine.get('target')!r}, not {target!r}"
-        name, key = self._machine.get("name"), self._machine.get("key")
-        if name == "host":
-            return "" if key == machine_key(machine) else f"it was made for another machine: {key}"
-        module = backend(target)
-        if name not in module.TARGETS or not module.runs_here(module.machine(name)):
-            return f"this machine cannot run code for {name!r}"
-        return ""
+        made_for = self._machine.get("key")
+        return "" if made_for == machine_key(machine) else f"it is for another machine: {made_for}"
 
     def binary(self) -> Binary:
         """The machine code and all it needs; only for files that are trusted.

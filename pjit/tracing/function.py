@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial, update_wrapper
 from threading import RLock
@@ -60,14 +59,21 @@ class Entry:
     program: Any
     inputs: tuple[int, ...]
     key: tuple = field(repr=False)
+    stamp: int = 0
 
-    def __call__(self, leaves: list[Any]) -> Any:
-        """Runs the program."""
+    def __post_init__(self) -> None:
+        traced = self.traced
+        self.one_array = traced.spec.is_leaf() and len(traced.computed) == 1
+
+    def __call__(self, leaves: Sequence[Any]) -> Any:
+        """Runs the program on the leaves of a call."""
+        if len(self.inputs) < len(leaves):
+            leaves = [leaves[i] for i in self.inputs]
+        if self.one_array:
+            return self.program(leaves)[0]
         result = list(self.traced.leaves)
         if self.program is not None:
-            for at, array in zip(
-                self.traced.computed, self.program([leaves[i] for i in self.inputs]), strict=True
-            ):
+            for at, array in zip(self.traced.computed, self.program(leaves), strict=True):
                 result[at] = array
         return optree.tree_unflatten(self.traced.spec, result)
 
@@ -158,7 +164,9 @@ class CompiledFunction:
         self._name = getattr(function, "__qualname__", repr(function))
         self.target, self.threads, self.exec_mode = target, threads, exec_mode
         self._parameters = Parameters(function, static_argnames)
-        self._entries: OrderedDict[tuple, Entry] = OrderedDict()
+        self._entries: dict[tuple, Entry] = {}
+        self._short: dict[tuple, Entry] = {}  # by dtypes and shapes of positional arrays alone
+        self._clock = 0
         self._last: Entry | None = None
         self._lock = RLock()
 
@@ -169,15 +177,26 @@ class CompiledFunction:
             TraceError: The function does something that is not traced.
             InputError: An argument is neither an array nor hashable, or its dtype is not traced.
         """
-        leaves, spec = optree.tree_flatten(cast(Any, (args, kwargs)))
-        if any(isinstance(x, Tracer) for x in leaves):
-            return self.function(*args, **kwargs)
-        key = self._key(spec, leaves)
-        entry = self._entries.get(key)
+        short: list[Any] = []
+        if not kwargs:
+            for x in args:
+                kind = type(x)
+                if kind is not np.ndarray and kind is not Array:
+                    short.clear()
+                    break
+                short += (x.dtype, x.shape)
+        entry = self._short.get(tuple(short)) if short else None
+        leaves: Sequence[Any] = args
         if entry is None:
-            entry = self._add(key, leaves)
-        else:
-            self._entries.move_to_end(key)
+            flat, spec = optree.tree_flatten(cast(Any, (args, kwargs)))
+            if any(isinstance(x, Tracer) for x in flat):
+                return self.function(*args, **kwargs)
+            key = self._key(spec, flat)
+            entry = self._entries.get(key) or self._add(key, flat)
+            leaves = flat
+            if short:
+                self._short[tuple(short)] = entry
+        self._clock = entry.stamp = self._clock + 1
         self._last = entry
         return entry(leaves)
 
@@ -209,11 +228,15 @@ class CompiledFunction:
             entry = Entry(traced, program, inputs, key)
             self._log(key, perf_counter() - began)
             for old in [k for k in self._entries if not alive(k)]:
-                del self._entries[old]
+                self._forget(old)
+            if len(self._entries) >= MAX_PROGRAMS:
+                self._forget(min(self._entries, key=lambda k: self._entries[k].stamp))
             self._entries[key] = entry
-            while len(self._entries) > MAX_PROGRAMS:
-                self._entries.popitem(last=False)
             return entry
+
+    def _forget(self, key: tuple) -> None:
+        entry = self._entries.pop(key)
+        self._short = {k: e for k, e in self._short.items() if e is not entry}
 
     def _compile(self, module: Module) -> Any:
         from pjit.compiler import compile_module

@@ -121,7 +121,11 @@ def cases(draw: Callable, theme: str, most: int = 16) -> Case:
     if g.chance(30):
         g.input(g.one_of(ALL_TYPES), g.shape(g.number(0, 4)))
     for _ in range(g.number(1, most)):
-        g.one_of(THEMES[theme])(g)
+        before = len(g.values)
+        for _ in range(3):
+            g.one_of(THEMES[theme])(g)
+            if len(g.values) > before:
+                break
     results = finish(g)
     sizes: Sequence[dict[str, int]] = [{}]
     if symbol is not None:

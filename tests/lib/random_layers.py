@@ -29,7 +29,7 @@ def inner_product(x: Known, y: Known, terms: int) -> tuple[float, float, float]:
     """The range and error of sums of products."""
     bound = terms * x.bound * y.bound
     error = terms * (x.error * y.bound + y.error * x.bound)
-    error += rounding(x.dtype, bound, terms + 2) if x.dtype.is_float else 0.0
+    error += rounding(x.dtype, bound, terms + 2)
     return -bound, bound, error if x.dtype.is_float else 0.0
 
 
@@ -220,7 +220,7 @@ def softmax(g: Drawing) -> Known | None:
     if g.chance(50):
         mask = g.source(bool_, g.part_of(x.shape))
         v = b(ops.Where, mask.value, v, b.constant(-1e4, x.dtype))
-        error += rounding(x.dtype, 1, 4)
+    error += rounding(x.dtype, max(1.0, x.bound), 4, stored=6)
     axes = {"axes": (axis,), "keepdims": True}
     e = b(ops.Exp, b(ops.Sub, v, b(ops.ReduceMax, v, **axes)))
     total = b(ops.ReduceSum, e, **axes)
@@ -307,7 +307,7 @@ def activation(g: Drawing) -> None:
         y = b(ops.Max, v, b(ops.Mul, v, c(0.125)))
     else:
         y = b(ops.Min, b(ops.Max, v, c(-1.0)), c(2.0))
-    error = (2 + x.bound) * x.error + rounding(dt, x.bound, 24)
+    error = (2 + x.bound) * x.error + rounding(dt, x.bound, 24, stored=8)
     g.take(y, [x], -x.bound, max(x.bound, 2.0), error)
 
 

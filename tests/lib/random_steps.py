@@ -280,7 +280,7 @@ def reduce_values(g: Drawing) -> None:
             low, high, error = x.low, x.high, error / n + rounding(x.dtype, x.bound)
         if not x.dtype.is_float:
             error = 0.0
-            if total > np.iinfo(x.dtype.numpy).max or (name == "mean" and n > 100):
+            if name == "sum" and total > np.iinfo(x.dtype.numpy).max:
                 low, high = -INF, INF
         g.emit(f"reduce.{name}", [x], low, high, error, x.whole and name == "sum", **attrs)
 

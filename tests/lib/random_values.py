@@ -285,9 +285,20 @@ class Drawing:
         return self.add(replace(k, value=self.b(op, k.value, **attrs)))
 
 
-def rounding(dt: DType, bound: float, steps: float = 2) -> float:
-    """The error that some roundings of numbers of a magnitude make."""
-    return steps * EPSILON.get(dt.name, 0.0) * bound
+def rounding(dt: DType, bound: float, steps: float = 2, stored: int = 2) -> float:
+    """The error of roundings of numbers up to a magnitude.
+
+    Args:
+        dt: The element type; no integer rounds.
+        bound: The magnitude.
+        steps: Roundings in the type that the operators compute in (f32 for 16-bit floats).
+        stored: Roundings to the type itself.
+    """
+    if not dt.is_float:
+        return 0.0
+    if dt.bits == 16:
+        return bound * (stored * EPSILON[dt.name] + steps * EPSILON["f32"])
+    return steps * EPSILON[dt.name] * bound
 
 
 FLOAT_TYPES = (f32, f32, f32, f64, f16, bf16)

@@ -14,7 +14,7 @@ from pjit.ir.types import f32
 
 TOLERANCE = {"f64": 1e-12, "f32": 2e-6, "f16": 2e-3, "bf16": 2e-2}
 COMPILED = [
-    cls for cls in operators() if cls.lowering() in ("scalar", "element", "decompose", "tile")
+    cls for cls in operators() if cls.lowering() in ("scalar", "element", "line", "decompose", "tile")
 ]
 CASES = [
     pytest.param(cls, dt, id=f"{cls.op_name}-{dt}")

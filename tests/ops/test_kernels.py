@@ -15,7 +15,7 @@ TOLERANCE = {"f64": 1e-12, "f32": 2e-6, "f16": 2e-3, "bf16": 2e-2}
 CASES = [
     pytest.param(cls, s, dt, id=f"{cls.op_name}-{i}-{dt}")
     for cls in operators()
-    if cls.lowering() in ("scalar", "element", "decompose", "tile")
+    if cls.lowering() in ("scalar", "element", "line", "decompose", "tile")
     for i, s in enumerate(cls.samples)
     for dt in (s.dtypes or (f32,))
 ]

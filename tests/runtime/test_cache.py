@@ -205,3 +205,13 @@ def test_another_process_hits(own_settings: Path) -> None:
         "assert p.report().cached\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_large_constants_are_not_copied_from_the_entry(own_settings: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pjit.compiler.MAPPED_CONSTANTS", 0)
+    p = compiled()
+    assert not p.report().cached
+    (array,) = (a for a in p.constants.values() if a.size > 16)
+    assert not array.flags.owndata
+    assert not array.flags.writeable
+    np.testing.assert_allclose(p([X])[0], X @ WEIGHT, rtol=1e-5, atol=1e-5)

@@ -346,3 +346,11 @@ def test_report(make) -> None:
     assert r.to_dict()["steps"]
     text = str(r)
     assert all(k in text for k in r.kernels)
+
+
+def test_more_calls_than_the_queue_holds(make, queued) -> None:
+    p = queued(make(SCALE))
+    x = np.ones((4, 4), np.float32)
+    ys = [p([x * i])[0] for i in range(600)]
+    for i, y in enumerate(ys):
+        np.testing.assert_array_equal(y, x * i * WEIGHTS)

@@ -220,17 +220,18 @@ def test_serial_loop_whose_steps_overwrite_each_other_stays_in_the_thread(emulat
     np.testing.assert_array_equal(y, x[:, -1])
 
 
-def test_names_that_python_reserves(emulate):
+@pytest.mark.parametrize("size", ["lambda", "maximum", "range", "t"])
+def test_names_that_are_taken(size, emulate):
     def body(b, x, y):
         b.loop(0, x.shape[0], lambda i: b.store(b.load(x, [i]), y, [i]), kind="parallel")
 
-    kernel = hand_made(body, "f32[lambda]", "f32[lambda]")
+    kernel = hand_made(body, f"f32[{size}]", f"f32[{size}]")
     kernel.name = "class"
     source = emit_source(kernel, machine())
-    assert source.symbols == ("lambda",)
+    assert source.symbols == (size,)
     x = np.ones(5, np.float32)
     y = np.zeros(5, np.float32)
-    emulate(source, [x, y], {"lambda": 5})
+    emulate(source, [x, y], {size: 5})
     np.testing.assert_array_equal(x, y)
 
 
