@@ -121,7 +121,7 @@ def _check_exponent(operands: list[Any]) -> None:
     base, exponent = operands
     kind = "i" if type(base) is int else getattr(getattr(base, "dtype", None), "kind", "")
     known = not isinstance(exponent, Tracer) and np.asarray(exponent).dtype.kind == "i"
-    if kind in ("i", "u", "b") and known and np.any(np.asarray(exponent) < 0):
+    if kind in ("i", "b") and known and np.any(np.asarray(exponent) < 0):
         raise ValueError("Integers to negative integer powers are not allowed.")
 
 

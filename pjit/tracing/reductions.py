@@ -26,9 +26,16 @@ def axes_of(x: Tracer, axis: Any) -> tuple[int, ...]:
     Raises:
         AxisError: As in NumPy.
     """
-    if axis is None:
+    if axis is None or (not x.ndim and axis in (0, -1)):
         return tuple(range(x.ndim))
     return tuple(sorted(normalize_axis_tuple(axis, x.ndim)))
+
+
+def _flat(x: Tracer, axis: Any) -> tuple[Tracer, int]:
+    """One dimension, as for axis None, and its axis; rank 0 also has the axes 0 and -1."""
+    if axis is not None:
+        normalize_axis_index(axis, max(x.ndim, 1))
+    return Tracer(x.context, reshaped(x.context, x.value, (x.size,))), 0
 
 
 def finish(result: Tracer, out: Any) -> Tracer:
@@ -297,8 +304,8 @@ def _position(cls: type[Op]) -> Callable[..., Tracer]:
         if x.dtype == bool:
             x = x.astype(np.int8)
         shape = x.shape
-        if axis is None:
-            x, at = Tracer(t, reshaped(t, x.value, (x.size,))), 0
+        if axis is None or not x.ndim:
+            x, at = _flat(x, axis)
         else:
             at = normalize_axis_index(axis, x.ndim)
         if x.shape[at] == 0:
@@ -354,8 +361,8 @@ def cumsum(a: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> Trac
     t = trace_of(a, out)
     x = as_tracer(t, a)
     x = as_tracer(t, x, np.dtype(dtype) if dtype is not None else sum_dtype(x.dtype))
-    if axis is None:
-        x, axis = Tracer(t, reshaped(t, x.value, (x.size,))), 0
+    if axis is None or not x.ndim:
+        x, axis = _flat(x, axis)
     at = normalize_axis_index(axis, x.ndim)
     return finish(x.emit(ops.Cumsum, axis=at, exclusive=False, reverse=False), out)
 
@@ -389,7 +396,7 @@ def _sorted(a: Any, axis: Any) -> tuple[Tracer, Tracer]:
     t = trace_of(a)
     x = as_tracer(t, a)
     if axis is None:
-        x, axis = Tracer(t, reshaped(t, x.value, (x.size,))), 0
+        x, axis = _flat(x, axis)
     at = normalize_axis_index(axis, x.ndim)
     keys = x.astype(np.int8) if x.dtype == bool else x
     values, positions = t(ops.Topk, keys.value, k=x.shape[at], axis=at, largest=False)
@@ -420,7 +427,7 @@ def median(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> 
     n = flat.shape[-1]
     ordered = xp.sort(flat, -1)
     result = xp.mean(ordered[..., (n - 1) // 2 : n // 2 + 1], -1)
-    if x.dtype.kind == "f":  # NaN sorts last
+    if x.dtype.kind not in "biu":  # NaN sorts last
         result = xp.where(xp.isnan(ordered[..., -1]), ordered[..., -1], result)
     if _keep(keepdims):
         result = result.reshape([1 if d in axes else n for d, n in enumerate(x.shape)])

@@ -77,7 +77,7 @@ def take(a: Any, indices: Any, axis: Any = None, out: Any = None, mode: str = "r
     """np.take; modes wrap and clip map the indices first."""
     t = trace_of(a, indices, out)
     x = as_tracer(t, a)
-    if axis is None:
+    if axis is None or (not x.ndim and axis in (0, -1)):
         x, axis = xp.ravel(x), 0
     at = normalize_axis_index(axis, x.ndim)
     if mode == "wrap":

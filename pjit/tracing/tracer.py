@@ -390,11 +390,11 @@ class Tracer:
 
     def __pow__(self, other: Any) -> Any:
         """A power; NumPy computes some scalar exponents as other functions."""
-        if type(other) in (int, float) and self.dtype.kind in "fV":
+        if type(other) in (int, float) and self.dtype.kind == "f":
             short = {1: np.positive, 2: np.square, -1: np.reciprocal, 0.5: np.sqrt}.get(other)
             if short is not None:
                 return short(self)
-        if type(other) is int and other == 2 and self.dtype.kind in "iu":
+        if type(other) is int and other == 2 and self.dtype.kind in "biu":
             return xp.square(self)
         return xp.power(self, other) if _operand(other) else NotImplemented
 

@@ -113,14 +113,14 @@ class Case:
 
 
 @st.composite
-def cases(draw: Callable, theme: str, most: int = 16) -> Case:
+def cases(draw: Callable, theme: str, most: int = 20) -> Case:
     """Graphs of up to ``most`` steps of a theme."""
     symbol = sym("N") if draw(st.integers(0, 2)) == 2 else None
     g = Drawing(draw, symbol, nan=draw(st.integers(0, 9)) == 9)
     first_input(g, theme)
     if g.chance(30):
         g.input(g.one_of(ALL_TYPES), g.shape(g.number(0, 4)))
-    for _ in range(g.number(1, most)):
+    for _ in range(g.one_of([n for n in (1, 8, 12, 5, 3, 16, 20) if n <= most])):
         before = len(g.values)
         for _ in range(3):
             g.one_of(THEMES[theme])(g)
@@ -156,9 +156,10 @@ def first_input(g: Drawing, theme: str) -> None:
 
 
 def finish(g: Drawing) -> list[Known]:
-    """Ends the function with one to three results: late values, sometimes others."""
-    results = [g.values[-1]]
-    for _ in range(g.one_of((0, 0, 0, 1, 2))):
+    """Ends the function with one to four results: unused values, and sometimes any others."""
+    unused = [k for k in reversed(g.values) if not k.value.uses and k.value.op is not None]
+    results = [*unused[: g.one_of((2, 1, 3))]] or [g.values[-1]]
+    if g.chance(20):
         results.append(g.one_of(g.values))
     if g.chance(4):
         results.append(g.constant(f32, (3,)))

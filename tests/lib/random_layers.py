@@ -318,7 +318,7 @@ def attention(g: Drawing) -> None:
         return
     n, length, width = x.shape
     heads, size = g.one_of((1, 2, 3)), g.one_of((1, 2, 4, 5, 8, 16))
-    w = g.constant(x.dtype, (width, 3 * heads * size), -0.4, 0.4)
+    w = g.constant(x.dtype, (width, 3 * heads * size), -0.2, 0.2)
     qkv = multiply(g, x, w)
     if qkv is None or qkv.bound > 30:
         return
@@ -339,7 +339,7 @@ def attention(g: Drawing) -> None:
     weights = b(ops.Softmax, scores, axis=3)
     out = b(ops.Transpose, b(ops.Matmul, weights, v), perm=(0, 2, 1, 3))
     y = b(ops.Reshape, out, shape=(n, length, heads * size))
-    terms = size * qkv.bound * (qkv.error + rounding(x.dtype, qkv.bound, size))
+    terms = 0.1 * size * qkv.bound * (qkv.error + rounding(x.dtype, qkv.bound, size))
     error = qkv.error + qkv.bound * (2 * terms + rounding(x.dtype, 1, 60)) * 2
     g.take(y, [x], -qkv.bound, qkv.bound, error)
 

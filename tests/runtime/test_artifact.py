@@ -12,7 +12,7 @@ from pjit.config import settings
 from pjit.errors import FormatError
 from pjit.ir.core import Module
 from pjit.ir.text import parse_module, print_module
-from pjit.passes.manager import clone
+from pjit.passes.snapshot import clone
 from pjit.runtime import artifact
 from pjit.runtime.container import write
 

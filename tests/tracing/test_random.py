@@ -122,7 +122,9 @@ def run(values: list, program: list[tuple], feasible: list[int] | None = None) -
         if np.size(made) > 5000:
             continue
         done.append(at)
-        values.append(made if isinstance(made, np.ndarray) or feasible is not None else np.asarray(made))
+        values.append(
+            made if isinstance(made, np.ndarray) or feasible is not None else np.asarray(made)
+        )
     return done
 
 

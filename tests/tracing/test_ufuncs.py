@@ -134,7 +134,8 @@ def test_promotion_with_scalars(dtype: Any, interpreted: Any, agree: Any) -> Non
 
 
 def test_power_of_scalars(interpreted: Any, agree: Any) -> None:
-    for x in (np.linspace(0.5, 3, 6, dtype=np.float32), np.arange(6), np.arange(3, dtype=np.int8)):
+    arrays = (np.linspace(0.5, 3, 6, dtype=np.float32), np.arange(6), np.arange(3) > 0)
+    for x in (*arrays, np.arange(3, dtype=np.int8)):
         for e in (0, 1, 2, 3, 0.5, 2.5, -1.0, np.float32(2)):
             with np.errstate(all="ignore"):
                 agree(interpreted(lambda x, e=e: x**e)(x), x**e, f"{x.dtype} ** {e!r}")
