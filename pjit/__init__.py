@@ -7,6 +7,7 @@ Importing pjit is cheap: the compiler is imported when it is first used.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from pjit.array import Array
 
 __version__ = "0.1.0"
+
+# In a checkout `ir`, `passes` and `backends` lie beside this folder, not in it.
+_CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if os.path.isfile(os.path.join(_CHECKOUT, "ir", "core.py")):
+    __path__.append(_CHECKOUT)
+
 __all__ = ["Array", "Model", "__version__", "compile", "errors", "load"]
 
 _FROM = {

@@ -161,6 +161,8 @@ class Array(NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if any(isinstance(x, Array) for x in kwargs.get("out", ())):
             raise TypeError("a pjit.Array is immutable: it cannot be `out`")
+        if any(_overrides(x) for x in inputs):
+            return NotImplemented  # such as a value being traced, which knows what to do with us
         values = [x._wait() if isinstance(x, Array) else x for x in inputs]
         result = getattr(ufunc, method)(*values, **kwargs)
         if "out" in kwargs or result is NotImplemented or result is None:
@@ -256,3 +258,12 @@ class Array(NDArrayOperatorsMixin):
 
 def _index(key: Any) -> Any:
     return key._wait() if isinstance(key, Array) else key
+
+
+def _overrides(x: Any) -> bool:
+    """Whether an operand handles ufuncs itself."""
+    return (
+        not isinstance(x, Array | np.ndarray)
+        and hasattr(type(x), "__array_ufunc__")
+        and not np.isscalar(x)
+    )

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pjit.ir import expr
+from pjit.ir.expr import Dim
 from pjit.ir.interp import evaluate
-from pjit.ir.ops.program import Launch
-from pjit.ir.program import HostStep, ProgramView
+from pjit.ir.ops.control import host_reason
+from pjit.ir.program import (
+    BranchStep,
+    CopyStep,
+    HostStep,
+    LaunchStep,
+    LoopStep,
+    NativeStep,
+    ProgramView,
+    children,
+)
 
 
 @dataclass(frozen=True)
@@ -17,10 +27,11 @@ class Step:
     """One step of a program.
 
     Attributes:
-        kernel: The name of the kernel, or of the operator that runs on the host.
-        kind: ``loop``, ``row``, ``tile`` or ``host``.
+        kernel: The name of the kernel, or of the operator (control flow, or on the host).
+        kind: ``loop``, ``row``, ``tile``, ``line``, ``control`` or ``host``.
         schedule: The choices that made the kernel.
-        flops: Floating-point operations of a call, symbolic sizes counted as 1.
+        flops: Floating-point operations of a call, symbolic sizes counted as 1, and ``while``
+            as one iteration.
         where: The location of what it computes.
         reason: Why it runs on the host; empty for a kernel.
     """
@@ -79,7 +90,7 @@ class Report:
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernels, each once."""
-        return tuple(dict.fromkeys(s.kernel for s in self.steps if s.kind != "host"))
+        return tuple(dict.fromkeys(s.kernel for s in self.steps if s.kind not in ("host", "control")))
 
     @property
     def fallbacks(self) -> tuple[Step, ...]:
@@ -135,18 +146,30 @@ def steps_of(view: ProgramView) -> tuple[Step, ...]:
     for part in view.steps:
         if isinstance(part, HostStep):
             op = part.op
-            reason = getattr(op, "host", None) or "its region runs in the interpreter"
+            reason = getattr(op, "host", None) or host_reason(op)
             steps.append(Step(op.op_name, "host", {}, 0, str(op.loc), str(reason)))
             continue
-        for launch in part.steps:
-            assert isinstance(launch.op, Launch)
-            schedule = dict(launch.op.schedule)
-            kind = str(schedule.pop("kind", "loop"))
-            where = str(launch.op.loc)
-            flops = launch.op.attrs["flops"]
-            count = evaluate(flops, dict.fromkeys(expr.symbols(flops), 1))
-            steps.append(Step(launch.kernel, kind, schedule, count, where))
+        steps += _native(part.steps, 1)
     return tuple(steps)
+
+
+def _native(parts: Iterable[NativeStep], times: int) -> Iterator[Step]:
+    """Native steps, those inside of others after what holds them; copies are left out."""
+    for part in parts:
+        where = "" if isinstance(part, CopyStep) else str(part.op.loc)
+        if isinstance(part, LaunchStep):
+            schedule = dict(part.op.attrs["schedule"])
+            kind = str(schedule.pop("kind", "loop"))
+            flops = _ones(part.op.attrs["flops"]) * times
+            yield Step(part.kernel, kind, schedule, flops, where)
+        elif isinstance(part, LoopStep | BranchStep):
+            yield Step(part.op.op_name, "control", dict(part.op.attrs["schedule"]), 0, where)
+            count = part.op.operands[-1].shape[0] if part.op.op_name == "scan" else 1
+            yield from _native(children(part), times * _ones(count))
+
+
+def _ones(d: Dim) -> int:
+    return evaluate(d, dict.fromkeys(expr.symbols(d), 1))
 
 
 def passes_of(records: Iterable[Mapping[str, Any]]) -> tuple[PassTime, ...]:

@@ -61,21 +61,16 @@ def emit_source(kernel: Function, machine: CudaMachine) -> CudaSource:
 
     Raises:
         PjitError: The kernel has something that the back end has no code for yet: a tile
-            contraction, loads from a buffer that it writes, more scratch than fits.
+            contraction, a primitive of a dtype, more scratch memory than fits.
     """
     _refuse(kernel)
     return KernelEmitter(kernel, machine).emit()
 
 
 def _refuse(kernel: Function) -> None:
-    outputs = kernel.args[len(kernel.args) - kernel.attrs["outputs"] :]
     for op in kernel.walk():
         if isinstance(op, Contraction):
             raise PjitError("the CUDA back end has no tile contractions yet", where=str(op.loc))
-        if isinstance(op, Load) and op.buffer in outputs:
-            raise PjitError(
-                "the CUDA back end has no kernels that read what they write yet", where=str(op.loc)
-            )
 
 
 class KernelEmitter:

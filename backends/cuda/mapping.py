@@ -159,10 +159,13 @@ def _independent(loops: Sequence[For], extents: Sequence[Dim], body: Block) -> b
     """Whether each iteration of the loops stores to elements of its own."""
     symbols = {loop.body.args[0]: f"%{k}" for k, loop in enumerate(loops)}
     written: list[Value] = []
+    loaded = {op.buffer for op in body.walk() if isinstance(op, Load)}
     for op in body.walk():
         if not isinstance(op, Store):
             continue
-        if op.buffer in written or not all(v in symbols for v in op.index):
+        if op.buffer in loaded or op.buffer in written:
+            return False
+        if not all(v in symbols for v in op.index):
             return False
         written.append(op.buffer)
         known: dict[str, Dim] = {}

@@ -34,8 +34,11 @@ class TeamState:
         self.uniform = True
         self.declarations: list[str] = []
         self.own = _own(emitter.kernel, m.body)
-        # Memory that the threads touched since the last barrier: scratch buffers, or names of
-        # arrays of partial results.
+        loaded = {o.buffer for o in emitter.kernel.walk() if isinstance(o, Load)}
+        stored = {o.buffer for o in emitter.kernel.walk() if isinstance(o, Store)}
+        self.passed = loaded & stored  # memory through which threads pass elements
+        # Memory that the threads touched since the last barrier: such buffers, or names of arrays
+        # of partial results.
         self.read: set[Value | str] = set()
         self.written: set[Value | str] = set()
 
@@ -56,11 +59,9 @@ class TeamState:
     def touch(self, op: Load | Store) -> Dim:
         """Notes an access; where the part of the buffer begins that is the team's."""
         buffer = op.buffer
-        if not isinstance(buffer.owner, Op):
-            return 0
-        if self.uniform:
+        if self.uniform and buffer in self.passed:
             self._segment({(buffer, isinstance(op, Store))})
-        if self.m.count == 1:
+        if self.m.count == 1 or not isinstance(buffer.owner, Op):
             return 0
         self.e.index.variables["%team"] = "team"
         return expr.sym("%team", 0, self.m.count) * expr.product(buffer.shape)
@@ -102,7 +103,7 @@ class TeamState:
             {
                 (o.buffer, isinstance(o, Store))
                 for o in op.walk()
-                if isinstance(o, Load | Store) and isinstance(o.buffer.owner, Op)
+                if isinstance(o, Load | Store) and o.buffer in self.passed
             }
         )
         dtypes = [v.dtype for v in op.carried]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,11 +137,11 @@ class HostedCall:
             d = layout.view.sizes[i]
             if expr.symbols(d) <= self.values.keys():
                 words[FIRST_SIZE + i] = evaluate(d, self.values)
-        for slot in dict.fromkeys(s for step in segment.steps for s in step.slots):
+        for slot in segment.slots():
             if slot in layout.late and slot not in self.memory:
                 t = layout.view.slots[slot].type
-                nbytes = evaluate(t.size, self.values) * t.dtype.itemsize
-                shape = sizes_of(t.shape, self.values)
+                shape = tuple(max(0, d) for d in sizes_of(t.shape, self.values))
+                nbytes = prod(shape) * t.dtype.itemsize
                 self._bind(slot, allocate(shape, t.dtype.numpy, nbytes)[0])
         words[BARRIER_WORD] = 0
         self.program.engine.run(entry, self.frame.address)

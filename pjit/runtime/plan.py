@@ -15,7 +15,7 @@ import numpy as np
 
 from pjit.ir import expr
 from pjit.ir.interp import evaluate
-from pjit.ir.program import HostStep, ProgramView, Segment, Slot
+from pjit.ir.program import HostStep, ProgramView, Slot
 from pjit.ir.types import TensorType
 from pjit.runtime.memory import Interval, Placement, address_of, allocate, place
 
@@ -167,7 +167,8 @@ class Plan:
                 self._words[layout.word(s.index)] = address_of(layout.constants[s.name])
 
     def _interval(self, slot: Slot) -> Interval:
-        return Interval(evaluate(slot.nbytes, self.values), slot.first, slot.last)
+        nbytes = max(0, evaluate(slot.nbytes, self.values))  # negative where no branch leads
+        return Interval(nbytes, slot.first, slot.last)
 
     def _output(self, slot: Slot) -> Output:
         t = slot.type
@@ -212,12 +213,17 @@ class Plan:
 
 
 def estimated_seconds(view: ProgramView, values: Mapping[str, int]) -> float:
-    """A guess of the time of a call on one thread, from its memory traffic and its operations."""
-    steps = [step for part in view.steps if isinstance(part, Segment) for step in part.steps]
-    counts: list[expr.Dim] = [step.op.attrs["flops"] for step in steps]
-    sizes = [s.nbytes for s in view.slots]
+    """A guess of the time of a call on one thread, from its memory traffic and its operations;
+    infinite where data decides how often something runs.
+    """
+    counts: list[expr.Dim] = []
+    for step, times in view.launches():
+        if times is None:
+            return float("inf")
+        counts.append(step.op.attrs["flops"] * times)
+    sizes = [s.nbytes for s in view.slots if s.kind != "pointer"]
     known = [[d for d in ds if expr.symbols(d) <= values.keys()] for ds in (sizes, counts)]
-    nbytes, flops = (sum(evaluate(d, values) for d in ds) for ds in known)
+    nbytes, flops = (sum(max(0, evaluate(d, values)) for d in ds) for ds in known)
     return 2 * nbytes / _BYTES_A_SECOND + flops / _FLOPS_A_SECOND
 
 

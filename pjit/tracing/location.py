@@ -6,6 +6,7 @@ The user's frame is the innermost one outside pjit, NumPy and optree.
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from functools import lru_cache
 from itertools import islice
@@ -20,7 +21,7 @@ import pjit.ir
 from pjit.ir.core import Loc
 
 _INTERNAL = tuple(
-    str(Path(m.__file__).parent) + "/" for m in (pjit.errors, pjit.ir, np, optree) if m.__file__
+    str(Path(m.__file__).parent) + os.sep for m in (pjit.errors, pjit.ir, np, optree) if m.__file__
 )
 SHOWN = 90  # characters of source text in a message
 

@@ -69,7 +69,9 @@ _CONTAINERS = (list, dict, set, bytearray, np.ndarray)
 
 def is_array(x: Any) -> bool:
     """Whether a leaf is traced."""
-    return isinstance(x, np.ndarray | np.generic | Array) or hasattr(x, "__array__")
+    if isinstance(x, np.ndarray | np.generic | Array):
+        return True
+    return hasattr(x, "__array__") and not isinstance(x, type)  # np.float32 is a setting
 
 
 class Parameters:

@@ -99,30 +99,32 @@ def test_text_is_the_same_module(theme):
     of_theme(test, theme)
 
 
+def check_passes(case: Case) -> None:
+    """Runs all passes; after each the module is valid, has a text and computes the same."""
+    calls = [(s, case.arrays(s)) for s in case.sizes]
+    want = [interpret(case.module, *arrays) for _, arrays in calls]
+    module, context = clone(case.module), Context()
+    for at, step in enumerate([*GRAPH, *KERNEL]):
+        what = f"after pass {at + 1}, {step}"
+        before = clone(module)
+        try:
+            if not step.run(module, context):
+                assert structure(module) == structure(before), "it changed the module, unsaid"
+                continue
+            verify(module)
+            check_text(module, what)
+            for (sizes, arrays), expected in zip(calls, want, strict=True):
+                if element_operations(module, sizes) <= INTERPRETED:
+                    got = interpret(module, *arrays)
+                    check_results(got, expected, case.errors, f"{what}, sizes {sizes}")
+        except Exception as e:
+            e.add_note(f"{what} of this module:\n{print_module(before)}")
+            raise
+
+
 @themes
 def test_each_pass_keeps_the_results(theme):
-    def test(case: Case) -> None:
-        calls = [(s, case.arrays(s)) for s in case.sizes]
-        want = [interpret(case.module, *arrays) for _, arrays in calls]
-        module, context = clone(case.module), Context()
-        for at, step in enumerate([*GRAPH, *KERNEL]):
-            what = f"after pass {at + 1}, {step}"
-            before = clone(module)
-            try:
-                if not step.run(module, context):
-                    assert structure(module) == structure(before), "it changed the module but denies it"
-                    continue
-                verify(module)
-                check_text(module, what)
-                for (sizes, arrays), expected in zip(calls, want, strict=True):
-                    if element_operations(module, sizes) <= INTERPRETED:
-                        got = interpret(module, *arrays)
-                        check_results(got, expected, case.errors, f"{what}, sizes {sizes}")
-            except Exception as e:
-                e.add_note(f"{what} of this module:\n{print_module(before)}")
-                raise
-
-    of_theme(test, theme)
+    of_theme(check_passes, theme)
 
 
 def natively(case: Case, target: str) -> None:

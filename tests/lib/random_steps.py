@@ -443,7 +443,8 @@ def broadcast(g: Drawing) -> None:
 
 def iota(g: Drawing) -> None:
     """A row of numbers, for later use as indices or values."""
-    size = g.symbol if g.symbol is not None and g.chance(40) else g.one_of(SIZES)
+    bound = any(g.symbol in i.type.shape for i in g.inputs)
+    size = g.symbol if g.symbol is not None and bound and g.chance(40) else g.one_of(SIZES)
     dt = g.one_of([t for t in ALL_TYPES if t != bool_])
     g.emit(ops.Iota, [], 0, capped(size) - 1, 0.0, True, size=size, dtype=dt)
 

@@ -138,6 +138,12 @@ def test_python_control_flow_on_static_values(interpreted: Any, agree: Any) -> N
         agree(jf(*args), f(*args))
 
 
+def test_types_and_functions_are_static(interpreted: Any, agree: Any) -> None:
+    f = interpreted(lambda x, dtype, act: act(x).astype(dtype))
+    agree(f(X, np.float64, np.tanh), np.tanh(X).astype(np.float64))
+    agree(f(X, np.dtype("i4"), abs), abs(X).astype("i4"))
+
+
 class Model:
     def __init__(self, k: float) -> None:
         self.w = np.full((3, 2), k, np.float32)

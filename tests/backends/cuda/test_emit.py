@@ -235,6 +235,23 @@ def test_names_that_are_taken(size, emulate):
     np.testing.assert_array_equal(x, y)
 
 
+def test_threads_meet_between_loops_that_share_an_output(emulate):
+    def body(b, x, y, z):
+        def row(i):
+            b.loop(0, 40, lambda j: b.store(b.neg(b.load(x, [i, j])), y, [i, j]), kind="vector")
+            b.loop(0, 40, lambda j: b.store(b.load(y, [i, 39 - j]), z, [i, j]), kind="vector")
+
+        b.loop(0, 9, row, kind="parallel")
+
+    kernel = hand_made(body, "f32[9,40]", "f32[9,40]", "f32[9,40]", outputs=2)
+    source = emit_source(kernel, machine())
+    assert source.text.count("cuda.syncwarp()") == 2
+    x = np.random.default_rng(0).standard_normal((9, 40), np.float32)
+    y, z = np.zeros_like(x), np.zeros_like(x)
+    emulate(source, [x, y, z], {})
+    np.testing.assert_array_equal(z, -x[:, ::-1])
+
+
 # Refusals
 
 
@@ -245,14 +262,6 @@ def test_contraction_is_refused():
     with pytest.raises(PjitError, match="no tile contractions yet") as caught:
         emit_source(kernel, machine())
     assert caught.value.where == "test.py:1"
-
-
-def test_kernel_that_reads_its_output_is_refused():
-    def body(b, y):
-        b.loop(0, 4, lambda i: b.store(b.neg(b.load(y, [i])), y, [i]), kind="parallel")
-
-    with pytest.raises(PjitError, match="read what they write"):
-        emit_source(hand_made(body, "f32[4]"), machine())
 
 
 def test_scratch_that_does_not_fit_is_refused():

@@ -26,8 +26,8 @@ graph @f ( %a : f32[ N//2, (N + 1)//2 ],
 
 // ----
 
-graph @f(%a: f32[(N//2),((N + 1)//2)], %b: f32[6]) -> (f32[(N//2),((N + 1)//2)], bool[6]) {
-  %0 = neg %a : f32[(N//2),((N + 1)//2)]
+graph @f(%a: f32[N//2,(N + 1)//2], %b: f32[6]) -> (f32[N//2,(N + 1)//2], bool[6]) {
+  %0 = neg %a : f32[N//2,(N + 1)//2]
   %1 = isinf %b {detect_positive=false} : bool[6]
   return %0, %1
 }
