@@ -380,8 +380,8 @@ def lower_bound(x: Dim) -> int | None:
             total += c
             continue
         low, high = 1, 1
-        for a in m:
-            lo, hi = _atom_range(a)
+        for factor in m:
+            lo, hi = _atom_range(factor)
             if lo is None or lo < 0 or (c < 0 and hi is None):
                 return None
             low, high = low * lo, high * (hi or 0)

@@ -123,7 +123,8 @@ class KYield(KernelOp, name="k.yield"):
 
 class Load(KernelOp, name="k.load"):
     """The element of a buffer at ``map``; ``otherwise`` where a guard does not hold (nothing is
-    read there).
+    read there). An output may be read where the same parallel iteration wrote it: in the same lane,
+    or in an earlier loop.
     """
 
     buffer = operand()
@@ -168,7 +169,11 @@ class Store(KernelOp, name="k.store"):
 
 
 class Scratch(KernelOp, name="k.scratch"):
-    """Memory private to one thread, 64-byte aligned; its sizes are static."""
+    """Memory of one parallel iteration, 64-byte aligned, with static sizes.
+
+    The lanes of a vector loop share it: what one loop writes the next may read anywhere; within a
+    loop a lane sees only what it wrote itself.
+    """
 
     dtype = attr()
     shape = attr()
@@ -382,7 +387,7 @@ def _trunc_div(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (down + inexact).astype(x.dtype)
 
 
-for _name, _ref, _doc in [
+_UNARY: list[tuple[str, Callable, str]] = [
     ("neg", np.negative, "-x"),
     ("abs", np.abs, "|x|"),
     ("sqrt", np.sqrt, "Square root."),
@@ -409,9 +414,8 @@ for _name, _ref, _doc in [
     ("round", np.rint, "Rounds to nearest, ties to even."),
     ("trunc", np.trunc, "Rounds towards zero."),
     ("not", lambda x: ~x, "Bitwise or logical not."),
-]:
-    _prim(_name, 1, _ref, _doc)
-for _name, _ref, _doc in [
+]
+_BINARY: list[tuple[str, Callable, str]] = [
     ("add", np.add, "x + y"),
     ("sub", np.subtract, "x - y"),
     ("mul", np.multiply, "x * y"),
@@ -429,16 +433,20 @@ for _name, _ref, _doc in [
     ("xor", np.bitwise_xor, "Bitwise or logical exclusive or."),
     ("shl", np.left_shift, "x shifted left by y bits; 0 for y >= the width."),
     ("shr", np.right_shift, "x shifted right by y bits, arithmetic for signed x."),
-]:
-    _prim(_name, 2, _ref, _doc)
-for _name, _ref, _doc in [
+]
+_COMPARISONS: list[tuple[str, Callable, str]] = [
     ("eq", np.equal, "x == y"),
     ("ne", np.not_equal, "x != y"),
     ("lt", np.less, "x < y"),
     ("le", np.less_equal, "x <= y"),
     ("gt", np.greater, "x > y"),
     ("ge", np.greater_equal, "x >= y"),
-]:
+]
+for _name, _ref, _doc in _UNARY:
+    _prim(_name, 1, _ref, _doc)
+for _name, _ref, _doc in _BINARY:
+    _prim(_name, 2, _ref, _doc)
+for _name, _ref, _doc in _COMPARISONS:
     _prim(_name, 2, _ref, _doc, "bool")
 _prim("fma", 3, lambda x, y, z: x * y + z, "x * y + z, rounded once where the target can.")
 _prim("select", 3, np.where, "y where x (a bool) is true, else z.")
@@ -612,8 +620,8 @@ class ScalarBuilder:
         with self.inside_block(block):
             result = body(i, *block.args[1:])
             self.emit(KYield, tuple(result or ()), {})
-        attrs = {"lo": lo_, "hi": hi_, "kind": kind, "n_index": len(values), "unroll": unroll}
-        attrs["combine"] = tuple(combine)
+        attrs: dict[str, Any] = {"lo": lo_, "hi": hi_, "kind": kind, "n_index": len(values)}
+        attrs |= {"unroll": unroll, "combine": tuple(combine)}
         return self.emit(For, (*values, *init), attrs, [block]).results
 
     def contract(

@@ -1,28 +1,34 @@
 """The program level read as what a runtime needs: slots of memory, sizes, and steps in epochs.
 
-A program is a function of ``launch`` and host operations. Its values live in slots; a ``reshape``
-is the same slot under another shape. Launches that follow each other form a native segment, in
-which every thread runs its share of each launch and all meet at a barrier where a launch needs
-what another one wrote. The stretches between barriers are epochs, and a slot's memory may be used
-again only in a later epoch than its last use.
+A program is a function of ``launch``, control flow and host operations. Its values live in slots; a
+``reshape`` is the same slot under another shape. What follows each other without a host operation
+forms a native segment, in which every thread runs its share of each launch and all meet at a
+barrier where a step needs what another one wrote. The stretches between barriers are epochs, and a
+slot's memory may be used again only in a later epoch than its last use.
+
+``scan``, ``while`` and ``if`` are steps of a segment that hold steps. A slot of kind ``pointer``
+has no memory: it is a place in the memory of others that a loop moves on with each iteration. What
+is used in a loop lives as long as the loop. A loop or branch whose launches are all small runs on
+one thread, without barriers inside: its schedule says ``threads="one"``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pjit.ir import expr, ops
-from pjit.ir.core import Function, Module, Op, Value
+from pjit.ir.core import Block, Function, Module, Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.loops import For
+from pjit.ir.ops.control import host_reason
 from pjit.ir.ops.program import Launch
 from pjit.ir.types import TensorType
 
 
 @dataclass
 class Slot:
-    """A piece of memory. ``kind`` is ``input``, ``output``, ``constant`` or ``arena``.
+    """A piece of memory. ``kind`` is ``input``, ``output``, ``constant``, ``arena`` or ``pointer``.
 
     ``name`` is the name of the input, output or constant; ``first`` and ``last`` are the epochs
     of the first write and the last use (arena slots).
@@ -60,6 +66,79 @@ class LaunchStep:
 
 
 @dataclass(frozen=True)
+class CopyStep:
+    """Copies ``nbytes`` (a position in the sizes) from one slot to another."""
+
+    source: int
+    target: int
+    nbytes: int
+    barrier: bool
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A value that a loop carries, as slots.
+
+    An iteration reads it at the pointer ``before`` and writes the next one at the pointer
+    ``after``. The first one is in ``init``. The others go in turn to the two ``buffers``, the first
+    of which is the result's; without buffers ``after`` is the pointer of a stacked result. The last
+    one ends in ``result`` (None when nobody uses it).
+    """
+
+    before: int
+    after: int
+    init: int
+    buffers: tuple[int, int] | None
+    result: int | None
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A pointer that is ``stride`` bytes (a position in the sizes) further in each iteration."""
+
+    pointer: int
+    base: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class LoopStep:
+    """A loop.
+
+    ``count`` is the position of the number of iterations, or None: then ``test`` runs before each
+    iteration, and the bool in the slot ``condition`` says whether there is one. Threads meet at the
+    start of each iteration, before they look at the condition, and at the end of the loop, unless
+    one thread runs it all: ``lane``, modulo the number of threads.
+    """
+
+    count: int | None
+    test: tuple[NativeStep, ...]
+    condition: int
+    body: tuple[NativeStep, ...]
+    carries: tuple[Carry, ...]
+    slices: tuple[Slice, ...]
+    barrier: bool
+    lane: int | None
+    op: Op
+
+
+@dataclass(frozen=True)
+class BranchStep:
+    """Runs ``then`` where the bool in the slot ``condition`` holds, else ``otherwise``."""
+
+    condition: int
+    then: tuple[NativeStep, ...]
+    otherwise: tuple[NativeStep, ...]
+    barrier: bool
+    lane: int | None
+    op: Op
+
+
+NativeStep = LaunchStep | CopyStep | LoopStep | BranchStep
+
+
+@dataclass(frozen=True)
 class HostStep:
     """An operation that runs as its reference on the host; ``inputs`` and ``outputs`` are (slot,
     type).
@@ -73,10 +152,47 @@ class HostStep:
 
 @dataclass
 class Segment:
-    """Launches that run as one native function; ``entry`` is its symbol."""
+    """Steps that run as one native function; ``entry`` is its symbol."""
 
     entry: str
-    steps: list[LaunchStep] = field(default_factory=list)
+    steps: list[NativeStep] = field(default_factory=list)
+
+    def walk(self) -> Iterator[NativeStep]:
+        """All steps, those inside of others after what holds them."""
+        yield from _walk(self.steps)
+
+    def slots(self) -> list[int]:
+        """The slots that the steps use, each once."""
+        found: dict[int, None] = {}
+        for step in self.walk():
+            found.update(dict.fromkeys(_slots_of(step)))
+        return list(found)
+
+
+def children(step: NativeStep) -> tuple[NativeStep, ...]:
+    """The steps that a step holds."""
+    if isinstance(step, LoopStep):
+        return (*step.test, *step.body)
+    return (*step.then, *step.otherwise) if isinstance(step, BranchStep) else ()
+
+
+def _walk(steps: Iterable[NativeStep]) -> Iterator[NativeStep]:
+    for step in steps:
+        yield step
+        yield from _walk(children(step))
+
+
+def _slots_of(step: NativeStep) -> Iterable[int]:
+    if isinstance(step, LaunchStep):
+        return step.slots
+    if isinstance(step, CopyStep):
+        return step.source, step.target
+    if isinstance(step, BranchStep):
+        return (step.condition,)
+    found = [s.base for s in step.slices]
+    for c in step.carries:
+        found += [c.init, *(c.buffers or ()), *([] if c.result is None else [c.result])]
+    return found
 
 
 @dataclass
@@ -96,6 +212,29 @@ class ProgramView:
     steps: list[Segment | HostStep]
     checks: list[tuple[Dim, Dim]]
     failures: list[str]
+
+    def launches(self) -> Iterator[tuple[LaunchStep, Dim | None]]:
+        """All launches, each with how often it runs; None where data decides. Both branches
+        count.
+        """
+
+        def counted(
+            steps: Iterable[NativeStep], times: Dim | None
+        ) -> Iterator[tuple[LaunchStep, Dim | None]]:
+            for step in steps:
+                if isinstance(step, LaunchStep):
+                    yield step, times
+                elif isinstance(step, LoopStep):
+                    often = None
+                    if times is not None and step.count is not None:
+                        often = times * self.sizes[step.count]
+                    yield from counted(children(step), often)
+                else:
+                    yield from counted(children(step), times)
+
+        for part in self.steps:
+            if isinstance(part, Segment):
+                yield from counted(part.steps, 1)
 
 
 def parallel_extent(kernel: Function) -> Dim:
@@ -120,11 +259,16 @@ class _Reader:
         self.module, self.main = module, module.main
         self.slots: list[Slot] = []
         self.slot_of: dict[Value, int] = {}
+        self.placed: dict[Value, int] = {}  # values that are computed where they are wanted
         self.sizes: list[Dim] = []
         self.size_at: dict[Dim, int] = {}
         self.steps: list[Segment | HostStep] = []
+        self.inner: list[list[NativeStep]] = []  # the blocks that are being read
         self.epoch = 0
         self.written: set[int] = set()  # in this epoch
+        self.must_meet = False  # before the next step, whatever it reads
+        self.alone = False  # inside of what one thread runs
+        self.lanes = 0  # what single threads run in this epoch
 
     def read(self) -> ProgramView:
         names = self.main.attrs.get("inputs") or [v.name for v in self.main.args]
@@ -148,16 +292,29 @@ class _Reader:
             list(self.main.attrs.get("failures", ())),
         )
 
-    def _new(self, v: Value, kind: str, name: str = "") -> int:
-        self.slots.append(Slot(len(self.slots), kind, v.tensor, name, self.epoch, self.epoch))
-        self.slot_of[v] = len(self.slots) - 1
+    def _slot(self, kind: str, t: TensorType, name: str = "") -> int:
+        self.slots.append(Slot(len(self.slots), kind, t, name, self.epoch, self.epoch))
         return len(self.slots) - 1
+
+    def _new(self, v: Value, kind: str, name: str = "") -> int:
+        self.slot_of[v] = self._slot(kind, v.tensor, name)
+        return self.slot_of[v]
+
+    def _made(self, v: Value) -> int:
+        """The slot of a value that a native step writes."""
+        if v not in self.placed:
+            return self._new(v, "arena")
+        self.slot_of[v] = self.placed[v]
+        return self.placed[v]
 
     def _size(self, d: Dim) -> int:
         if d not in self.size_at:
             self.size_at[d] = len(self.sizes)
             self.sizes.append(d)
         return self.size_at[d]
+
+    def _nbytes(self, t: TensorType) -> int:
+        return self._size(t.size * t.dtype.itemsize)
 
     def _step(self, op: Op) -> None:
         if isinstance(op, ops.Const):
@@ -166,6 +323,8 @@ class _Reader:
             self.slot_of[op.result] = self.slot_of[op.operands[0]]
         elif isinstance(op, Launch):
             self._launch(op)
+        elif isinstance(op, ops.Scan | ops.While | ops.If) and not host_reason(op):
+            self._control(op)
         elif not op.terminator:
             self._host(op)
 
@@ -173,26 +332,151 @@ class _Reader:
         for s in slots:
             self.slots[s].last = self.epoch
 
+    # Native steps
+
+    def _begin(self, reads: Iterable[int]) -> bool:
+        """Begins a native step; whether all threads must meet before it."""
+        if not self.inner and not (self.steps and isinstance(self.steps[-1], Segment)):
+            self.steps.append(Segment(f"run{len(self.steps)}"))
+            self.must_meet = False
+        if self.alone or not (self.must_meet or self.written & set(reads)):
+            return False
+        self._next_epoch()
+        return True
+
+    def _add(self, step: NativeStep) -> None:
+        if self.inner:
+            self.inner[-1].append(step)
+            return
+        segment = self.steps[-1]
+        assert isinstance(segment, Segment)
+        segment.steps.append(step)
+
     def _launch(self, op: Launch) -> None:
         kernel = self.module.functions[op.kernel]
         inputs = [self.slot_of[v] for v in op.operands]
-        barrier = bool(self.written & set(inputs))
-        if barrier:
-            self._next_epoch()
-        outputs = [self._new(r, "arena") for r in op.results]
+        barrier = self._begin(inputs)
+        outputs = [self._made(r) for r in op.results]
         self._use([*inputs, *outputs])
         self.written.update(outputs)
         bind = symbol_binding(kernel, [v.tensor for v in (*op.operands, *op.results)])
         sizes = tuple(self._size(bind[s]) for s in kernel.attrs["symbols"])
         extent = self._size(expr.substitute(parallel_extent(kernel), bind))
         grain = int(dict(op.schedule).get("grain", 1))
-        if not self.steps or not isinstance(self.steps[-1], Segment):
-            self.steps.append(Segment(f"run{len(self.steps)}"))
-            barrier = False
-        segment = self.steps[-1]
-        assert isinstance(segment, Segment)
         slots = (*inputs, *outputs)
-        segment.steps.append(LaunchStep(op.kernel, slots, sizes, extent, grain, barrier, op))
+        self._add(LaunchStep(op.kernel, slots, sizes, extent, grain, barrier, op))
+
+    def _copy(self, source: int, target: int, t: TensorType) -> None:
+        barrier = self._begin([source])
+        self._use([source, target])
+        self.written.add(target)
+        self._add(CopyStep(source, target, self._nbytes(t), barrier))
+
+    def _control(self, op: ops.Scan | ops.While | ops.If) -> None:
+        """A loop or a branch, by one thread or by all."""
+        outer = [self.slot_of[v] for v in (*op.operands, *_captured(op))]
+        single = not self.alone and dict(op.schedule).get("threads") == "one"
+        if single or self.alone:
+            barrier = self._begin(outer)
+        elif isinstance(op, ops.If):
+            barrier = self._begin(outer[:1])
+        else:
+            self._begin([])
+            barrier = False  # all meet where an iteration begins
+        lane = None
+        if single:
+            lane, self.lanes, self.alone = self.lanes, self.lanes + 1, True
+        self._use(outer)
+        step: NativeStep
+        if isinstance(op, ops.If):
+            step = self._branch(op, barrier, lane)
+        else:
+            step = self._loop(op, barrier, lane)
+        if single:
+            self.alone = False
+        results = [self.slot_of[r] for r in op.results if r in self.slot_of]
+        self.written.update(results)
+        self._use([*outer, *results])
+        self._add(step)
+
+    def _block(self, block: Block, targets: Sequence[int] | None) -> tuple[NativeStep, ...]:
+        """The steps of a region, which leaves what it yields in slots; None: wherever it is."""
+        self.inner.append([])
+        pairs = [] if targets is None else list(zip(block.last.operands, targets, strict=True))
+        for v, target in pairs:
+            source = _behind_reshapes(v)
+            if source.op is not None and source.op.parent is block:
+                if not isinstance(source.op, ops.Const):
+                    self.placed.setdefault(source, target)
+        for op in block.ops:
+            self._step(op)
+        for v, target in pairs:
+            if self.slot_of[v] != target:
+                self._copy(self.slot_of[v], target, v.tensor)
+        return tuple(self.inner.pop())
+
+    def _branch(self, op: ops.If, barrier: bool, lane: int | None) -> BranchStep:
+        targets = [self._made(r) for r in op.results]
+        start, before = self.epoch, set(self.written)
+        then = self._block(op.branches[0], targets)
+        after, pending, self.written = self.written, self.must_meet, before
+        self.must_meet = self.epoch != start  # the barriers so far are on the other way
+        otherwise = self._block(op.branches[1], targets)
+        self.written |= after
+        self.must_meet = pending or self.must_meet or self.epoch != start
+        return BranchStep(self.slot_of[op.cond], then, otherwise, barrier, lane, op)
+
+    def _loop(self, op: ops.Scan | ops.While, barrier: bool, lane: int | None) -> LoopStep:
+        self._meet()  # where an iteration begins
+        start, first = self.epoch, len(self.slots)
+        n = op.n_carry if isinstance(op, ops.Scan) else len(op.operands)
+        body = op.regions[-1]
+        slices = [self._sliced(v, x) for v, x in zip(body.args[n:], op.operands[n:], strict=True)]
+        stacks = [
+            Slice(self._slot("pointer", v.tensor), self._made(r), self._nbytes(v.tensor))
+            for v, r in zip(body.last.operands[n:], op.results[n:], strict=True)
+        ]
+        carries = [self._carry(op, i, stacks) for i in range(n)]
+        count, condition = None, -1
+        test: tuple[NativeStep, ...] = ()
+        if isinstance(op, ops.While):
+            test = self._block(op.cond, None)
+            condition = self.slot_of[op.cond.last.operands[0]]
+            self._use([condition])
+            self._meet()
+        else:
+            count = self._size(op.sliced[0].shape[0])
+        steps = self._block(body, [*(c.after for c in carries), *(s.pointer for s in stacks)])
+        self._meet()  # at the end of the loop
+        for s in self.slots:
+            if s.last >= start or s.index >= first:
+                s.first, s.last = min(s.first, start), self.epoch
+        return LoopStep(
+            count, test, condition, steps, tuple(carries), (*slices, *stacks), barrier, lane, op
+        )
+
+    def _meet(self) -> None:
+        if not self.alone:
+            self._next_epoch()
+
+    def _sliced(self, v: Value, source: Value) -> Slice:
+        return Slice(self._new(v, "pointer"), self.slot_of[source], self._nbytes(v.tensor))
+
+    def _carry(self, op: ops.Scan | ops.While, i: int, stacks: Sequence[Slice]) -> Carry:
+        yielded, result = op.regions[-1].last.operands, op.results[i]
+        init, t = self.slot_of[op.operands[i]], op.operands[i].tensor
+        before, nbytes = self._new(op.regions[-1].args[i], "pointer"), self._nbytes(t)
+        if isinstance(op, ops.While):
+            self.slot_of[op.cond.args[i]] = before
+        for v, stack in zip(yielded[len(yielded) - len(stacks) :], stacks, strict=True):
+            if _behind_reshapes(v) is _behind_reshapes(yielded[i]):
+                last = self._made(result) if result.uses else None
+                return Carry(before, stack.pointer, init, None, last, nbytes)
+        buffers = self._made(result), self._slot("arena", t)
+        last = buffers[0] if result.uses else None
+        return Carry(before, self._slot("pointer", t), init, buffers, last, nbytes)
+
+    # Operations on the host
 
     def _host(self, op: Op) -> None:
         self._next_epoch()
@@ -207,6 +491,7 @@ class _Reader:
     def _next_epoch(self) -> None:
         self.epoch += 1
         self.written.clear()
+        self.must_meet, self.lanes = False, 0
 
     def _results(self) -> list[tuple[str, int, TensorType]]:
         values = self.main.results
@@ -218,6 +503,13 @@ class _Reader:
                 slot.kind, slot.name = "output", name
             results.append((name, slot.index, v.tensor))
         return results
+
+
+def _behind_reshapes(v: Value) -> Value:
+    """The value whose memory a value is, as far as reshapes say."""
+    while isinstance(v.op, ops.Reshape):
+        v = v.op.operands[0]
+    return v
 
 
 def _captured(op: Op) -> list[Value]:

@@ -19,8 +19,8 @@ class Machine:
         l1, l2: Data cache of one core, bytes.
         flops_per_cycle: Peak f32 FLOP a cycle of one core.
         frequency: Cycles a second.
-        l1_bytes_per_cycle, l2_bytes_per_cycle, memory_bytes_per_cycle: What one core reads in a cycle
-            from L1, from L2, and from beyond.
+        l1_bytes_per_cycle, l2_bytes_per_cycle, memory_bytes_per_cycle: What one core reads in a
+            cycle from L1, from L2, and from beyond.
         barrier: Seconds that a barrier between the threads costs.
     """
 

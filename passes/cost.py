@@ -23,6 +23,11 @@ WIDTHS = (1, 2, 3, 4, 6, 8)  # vectors side by side in a register tile
 MOST_ROWS, MOST_POINTERS = 12, 10  # rows of a tile: a fixed distance apart, or each with an address
 CACHE_PERIOD, CACHE_WAYS = 4096, 8  # addresses so many bytes apart share so many lines of L1
 FMA_LATENCY = 4
+WINOGRAD_TILES = (2, 4)
+WINOGRAD_GAIN = 0.85  # the share of the direct convolution's time that is worth the lost accuracy
+TRANSFORM_STEPS = (
+    4  # cycles of a transform for one vector at one point, when memory does not bound it
+)
 FEW_ROWS = 4  # below so many rows, packing an operand costs as much as the product
 
 
@@ -82,6 +87,52 @@ def tile_columns(p: Product, machine: Machine) -> int:
     """The width, in elements, of the column blocks that a packed operand is stored in."""
     best = min(WIDTHS, key=lambda nv: (*tile_rows(p, nv, machine), nv))
     return best * machine.lanes(p.bits)
+
+
+def product_cycles(p: Product, machine: Machine, batch: int = 1) -> float:
+    """Cycles of one core for a batch of products with the best tiles and constant weights."""
+    cycles = batch * min(tile_rows(p, nv, machine)[0] for nv in WIDTHS)
+    weights = batch * guess(p.depth) * guess(p.cols) * p.bits // 8
+    return cycles + weights / machine.memory_bytes_per_cycle
+
+
+@dataclass(frozen=True)
+class Image:
+    """The sizes of a 3x3 convolution of stride 1, f32: outputs and channels."""
+
+    count: int
+    height: int
+    width: int
+    channels: int
+    out_channels: int
+
+
+def winograd_product(s: Image, tile: int) -> Product:
+    """One of the ``(tile+2)^2`` products that a convolution by tiles takes."""
+    tiles = s.count * -(-s.height // tile) * -(-s.width // tile)
+    return Product(tiles, s.out_channels, s.channels)
+
+
+def winograd_cycles(s: Image, tile: int, machine: Machine) -> float:
+    """Cycles of one core for a convolution by tiles: products, transforms and their traffic."""
+    product = winograd_product(s, tile)
+    points = (tile + 2) ** 2
+    cycles = product_cycles(product, machine, points)
+    for channels in (s.channels, s.out_channels):
+        size = points * guess(product.rows) * channels * 4
+        bandwidth = machine.l2_bytes_per_cycle
+        if size > machine.l2 // 2:
+            bandwidth = machine.memory_bytes_per_cycle
+        vectors = guess(product.rows) * -(-channels // machine.lanes(32))
+        arithmetic = vectors * points * TRANSFORM_STEPS
+        cycles += max(arithmetic, size / bandwidth) + size / bandwidth
+    return cycles + 2 * machine.barrier * machine.frequency
+
+
+def winograd_tile(s: Image, direct: float, machine: Machine) -> int:
+    """The size of the tiles of a convolution, or 0 where ``direct``, in cycles, is good enough."""
+    cycles, tile = min((winograd_cycles(s, t, machine), t) for t in WINOGRAD_TILES)
+    return tile if cycles < WINOGRAD_GAIN * direct else 0
 
 
 def worth_packing(rows: Dim, cols: Dim, constant: bool) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from pjit.ir.builder import Builder
 from pjit.ir.core import Module, Op, Value
 from pjit.ir.expr import Expr
-from pjit.ir.ops import Const, Pack, PackWeights, Sizes
+from pjit.ir.ops import Const, Pack, PackWeights, Sizes, WinogradWeights
 from pjit.ir.types import TensorType
 from pjit.passes.context import Context, Pass
 from pjit.passes.pattern import constant_array, is_constant
@@ -20,7 +20,8 @@ from pjit.passes.rewrite import prune_constants, rewrite
 SMALL = 4096  # elements; a result of at most that many is always worth folding
 GROWTH = 4  # a larger result has at most that many times the bytes of its operands
 GROWTH_BYTES = 64 << 20  # and takes at most that many bytes more
-PACKING = (Pack, PackWeights)  # folded whatever the padding costs: the kernels read nothing else
+# folded whatever the padding costs: the kernels read nothing else
+PACKING = (Pack, PackWeights, WinogradWeights)
 
 
 @dataclass(frozen=True)

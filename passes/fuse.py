@@ -7,10 +7,12 @@ Four kinds of group, formed in this order:
   that only move the result;
 - ``row``: reductions over trailing dimensions and the elementwise operations around them
   (softmax, LayerNorm): one row is read, reduced and written while it is in cache;
-- ``line``: an operator that writes lines of its result in order;
+- ``line``: an operator that writes lines of its result in order, and the elementwise operations
+  that follow on the same elements unless it reads back what it wrote;
 - ``loop``: everything else that computes element by element, with its producers pulled in.
 
-A group has one result. A producer joins when all its uses are inside (so no cycle can arise);
+A group has one result; a loop group also gives what it computes for the end of the block on the
+way. A producer joins when all its other uses are inside (so no cycle can arise);
 movement of inputs and constants of one element are repeated in every group that wants them.
 """
 
@@ -21,9 +23,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pjit.ir import expr, ops
-from pjit.ir.core import Block, Function, Loc, Module, Op, Value
+from pjit.ir.core import Block, Loc, Module, Op, Value
 from pjit.ir.opdef import Elementwise, OpDef
+from pjit.ir.ops.control import CONTROL, host_reason
 from pjit.ir.ops.fused import Fused
+from pjit.ir.ops.line import LineOp
 from pjit.passes.context import Context, Pass
 from pjit.passes.tile_access import reads_affine
 
@@ -89,16 +93,24 @@ class Fuse(Pass):
         """Rewrites the main function to level ``fused``."""
         for function in module.functions.values():
             if function.level == "graph":
-                _Grouping(function, self.max_ops).run()
+                self._group(function.body)
                 function.level = "fused"
         return True
 
+    def _group(self, block: Block) -> None:
+        """Groups a block, after the regions of control flow that runs natively."""
+        for op in block.ops:
+            if isinstance(op, CONTROL) and not host_reason(op):
+                for region in op.regions:
+                    self._group(region)
+        _Grouping(block, self.max_ops).run()
+
 
 class _Grouping:
-    """The grouping of one function."""
+    """The grouping of one block; values of the blocks around it are inputs of its groups."""
 
-    def __init__(self, function: Function, max_ops: int) -> None:
-        self.block, self.max_ops = function.body, max_ops
+    def __init__(self, block: Block, max_ops: int) -> None:
+        self.block, self.max_ops = block, max_ops
         self.order: dict[Op, int] = {}
         self.group_of: dict[Op, Op] = {}  # operation -> root of its group
         self.kinds: dict[Op, str] = {}  # root -> kind
@@ -111,6 +123,8 @@ class _Grouping:
         for op in self.block.ops:
             if is_tile(op):
                 self._grow_tile(op)
+            elif isinstance(op, LineOp) and not op.rereads:
+                self._grow_line(op)
         for op in reversed(self.block.ops):
             if op not in self.group_of and self._can_root(op):
                 self._grow(op)
@@ -124,7 +138,7 @@ class _Grouping:
             if not isinstance(op, VIEWS) or is_small_constant(op.operands[0].op):
                 continue
             for user in op.result.users[1:]:
-                if user.parent is self.block and user.op_name != "return":
+                if user.parent is self.block and not user.terminator:
                     copy = _clone(op, op.operands)
                     copy.parent = self.block
                     for at, v in enumerate(user.operands):
@@ -133,25 +147,32 @@ class _Grouping:
                     rebuilt.append(copy)
         self.block.ops = rebuilt[::-1]
 
-    # Tile groups: forward from the contraction
+    # Tile and line groups: forward from the operator
 
     def _grow_tile(self, anchor: Op) -> None:
-        group, end = [*self._views(anchor), anchor], anchor.result
-        shape = anchor.type.shape
-        while True:
-            step = self._elementwise_step(group, end, shape)
-            if step is None:
-                break
-            group += step
-            end = step[-1].result
-        while len(end.users) == 1 and self._is_moving(end.users[0]):
-            group.append(end.users[0])
-            end = end.users[0].result
+        group = [*self._views(anchor), anchor]
+        self._add_epilogue(group)
+        while len(users := group[-1].result.users) == 1 and self._is_moving(users[0]):
+            group.append(users[0])
+        self._close(group, "tile")
+
+    def _grow_line(self, op: Op) -> None:
+        group = [op]
+        self._add_epilogue(group)
+        self._close(group, "line")
+
+    def _close(self, group: list[Op], kind: str) -> None:
         root = group[-1]
         for op in group:
             self.group_of[op] = root
-        self.kinds[root] = "tile"
+        self.kinds[root] = kind
         self.members[root] = group
+
+    def _add_epilogue(self, group: list[Op]) -> None:
+        """Adds the elementwise operations that follow the last one."""
+        shape = group[-1].type.shape
+        while step := self._elementwise_step(group, group[-1].result, shape):
+            group += step
 
     def _views(self, anchor: Op) -> list[Op]:
         """The views through which the contraction can read its first operand."""
@@ -160,6 +181,7 @@ class _Grouping:
         while (
             isinstance(value.op, VIEWS)
             and len(value.op.result.uses) == 1
+            and value.op.parent is self.block
             and value.op not in self.group_of
         ):
             views.insert(0, value.op)
@@ -170,7 +192,7 @@ class _Grouping:
 
     def _elementwise_step(self, group: list[Op], end: Value, shape: tuple) -> list[Op] | None:
         """The next elementwise operations after which one value is all that leaves the group."""
-        if not end.uses or any(u.op_name == "return" for u in end.users):
+        if not end.uses or any(u.terminator for u in end.users):
             return None
         step: list[Op] = []
         values = {end}
@@ -209,7 +231,12 @@ class _Grouping:
         return is_pulled(op) and op.parent is self.block
 
     def _joins_alone(self, op: Op) -> bool:
-        return isinstance(op, POINTWISE) and op not in self.group_of and len(op.result.users) == 1
+        return (
+            isinstance(op, POINTWISE)
+            and op.parent is self.block
+            and op not in self.group_of
+            and len(op.result.users) == 1
+        )
 
     def _grow(self, root: Op) -> None:
         row = self._row_group(root)
@@ -218,19 +245,21 @@ class _Grouping:
             self.kinds[root], self.depth[root] = "row", depth
         else:
             group = self._loop_group(root)
-            self.kinds[root] = "line" if _writes_lines(root) else "loop"
+            self.kinds[root] = "line" if isinstance(root, LineOp) else "loop"
         self.members[root] = group
         for op in group:
             self.group_of[op] = root
 
-    def _free(self, op: Op | None, inside: set[Op]) -> bool:
-        """Whether a producer is in no group yet and all its uses are inside."""
+    def _free(self, op: Op | None, inside: set[Op], yielded: bool = False) -> bool:
+        """Whether a producer is in no group yet and all its uses are inside, or ``yielded`` and
+        the end of the block.
+        """
         return (
             op is not None
             and len(op.results) == 1
             and op.parent is self.block
             and op not in self.group_of
-            and all(u in inside for u in op.result.users)
+            and all(u in inside or (yielded and u is self.block.last) for u in op.result.users)
         )
 
     def _loop_group(self, root: Op) -> list[Op]:
@@ -243,9 +272,10 @@ class _Grouping:
                 continue
             for v in op.operands:
                 p = v.op
-                if p is None or p in inside or not self._free(p, inside):
-                    continue
                 same = v.shape == root.type.shape and isinstance(op, Elementwise) and op in aligned
+                yielded = same and isinstance(p, Elementwise)
+                if p is None or p in inside or not self._free(p, inside, yielded):
+                    continue
                 if not self._joins(p, op, same):
                     continue
                 inside.add(p)
@@ -257,9 +287,7 @@ class _Grouping:
     def _joins(self, p: Op, user: Op, aligned: bool) -> bool:
         """Whether pulling a producer into its user's loop does no work twice."""
         if not isinstance(p, POINTWISE):
-            return (
-                aligned and is_pulled(p) and not isinstance(p, ops.Concat) and not _writes_lines(p)
-            )
+            return aligned and is_pulled(p) and not isinstance(p, ops.Concat | LineOp)
         if isinstance(user, ops.Gather | ops.GatherElements | ops.GatherNd):
             return _cheap(p)
         grows = isinstance(user, Elementwise | ops.Broadcast) and p.type.shape != user.type.shape
@@ -281,13 +309,14 @@ class _Grouping:
         shapes = _row_shapes(full, depth)
         if root.result.shape not in shapes:
             return None
-        inside, queue = {root}, [root]
+        inside: set[Op] = {root}
+        queue: list[Op] = [root]
         while queue and len(inside) < self.max_ops:
             op = max(queue, key=lambda o: self.order[o])
             queue.remove(op)
             for v in op.operands:
                 p = v.op
-                if p in inside or not self._free(p, inside):
+                if p is None or p in inside or not self._free(p, inside):
                     continue
                 if self._fits_row(p, full, depth, shapes):
                     inside.add(p)
@@ -346,17 +375,20 @@ class _Grouping:
             new = _clone(op, [mapped(v) for v in op.operands])
             body.append(new)
             copies[op.result] = new.results[0]
-        body.append(ops.Yield([copies[root.result]], {}, (), root.loc))
+        results = [root.result]
+        results += [op.result for op in group if op is not root and self.block.last in op.result.users]
+        body.append(ops.Yield([copies[r] for r in results], {}, (), root.loc))
         fused = Fused(
             list(inputs),
             {"kind": kind, "schedule": (("depth", depth),) if depth else ()},
-            [root.result.type],
+            [r.type for r in results],
             Loc.merge(o.loc for o in group if o in inside),
             [body],
         )
-        fused.results[0].name = root.result.name
         self.block.insert_before(root, fused)
-        root.result.replace_by(fused.results[0])
+        for old, result in zip(results, fused.results, strict=True):
+            result.name = old.name
+            old.replace_by(result)
 
     def _drop_unused(self) -> None:
         for op in reversed(list(self.block.ops)):
@@ -370,10 +402,6 @@ def _clone(op: Op, operands: Iterable[Value]) -> Op:
     for a, b in zip(new.results, op.results, strict=True):
         a.name = b.name
     return new
-
-
-def _writes_lines(op: Op) -> bool:
-    return isinstance(op, OpDef) and op.lowering() == "line"
 
 
 def _cheap(op: Op) -> bool:

@@ -30,11 +30,22 @@ from pjit.ir.ops import (
     Pad,
     Reshape,
     Transpose,
+    WinogradInput,
+    WinogradOutput,
+    WinogradWeights,
 )
 from pjit.ir.ops.nn import MERGED_DEPTH
 from pjit.ir.types import f32
 from pjit.passes.context import Context, Pass
-from pjit.passes.cost import Product, tile_columns, worth_packing
+from pjit.passes.cost import (
+    Image,
+    Product,
+    product_cycles,
+    tile_columns,
+    winograd_product,
+    winograd_tile,
+    worth_packing,
+)
 from pjit.passes.cse import merge_equal
 from pjit.passes.pattern import is_constant
 from pjit.passes.rewrite import rewrite
@@ -69,8 +80,19 @@ class Layout(Pass):
         if isinstance(op, Conv) and convertible(op):
             if is_depthwise(op):
                 return depthwise(op, b)
+            tile = self._winograd(op, context)
+            if tile:
+                columns = self._columns(winograd_product(image(op), tile), context)
+                return winograd_conv(op, b, tile, columns)
             return packed_conv(op, b, self._columns(convolution(op), context))
         return sink(op, b)
+
+    def _winograd(self, op: Conv, context: Context) -> int:
+        """The size of the tiles for a convolution by Winograd's method, or 0."""
+        if not suits_winograd(op):
+            return 0
+        direct = product_cycles(convolution(op), context.machine)
+        return winograd_tile(image(op), direct, context.machine)
 
     def _columns(self, sizes: Product, context: Context) -> int:
         return self.nr or tile_columns(sizes, context.machine)
@@ -110,6 +132,24 @@ def is_depthwise(op: Conv) -> bool:
     return op.groups > 1 and op.w.shape[1] == 1
 
 
+def suits_winograd(op: Conv) -> bool:
+    """Whether a convolution has 3x3 windows, constant weights and static sizes, in f32."""
+    return (
+        op.x.dtype == f32
+        and op.groups == 1
+        and tuple(op.w.shape[2:]) == (3, 3)
+        and max((*op.strides, *op.dilations)) == 1
+        and all(isinstance(d, int) and d > 0 for d in op.type.shape)
+        and is_constant(op.w)
+    )
+
+
+def image(op: Conv) -> Image:
+    """The sizes of a convolution that suits Winograd's method."""
+    n, out, height, width = op.type.static_shape
+    return Image(n, height, width, op.w.type.static_shape[1], out)
+
+
 def wide(b: Builder, x: Value) -> Value:
     """16-bit floats as f32, in which their products are summed."""
     return b(Cast, x, dtype=f32) if x.dtype.bits == 16 else x
@@ -147,6 +187,20 @@ def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
         out_channels=op.w.shape[0],
     )
     return permuted(b, narrow(b, y, op.x), to_first(rank))
+
+
+def winograd_conv(op: Conv, b: Builder, tile: int, nr: int) -> Value:
+    """A 3x3 convolution as products at the points of tiles."""
+    s = image(op)
+    x = permuted(b, op.x, to_last(4))
+    v = b(WinogradInput, x, size=tile, pads=op.pads)
+    points, *tiles, channels = v.shape
+    v = b(Reshape, v, shape=(points, expr.product(tiles), channels))
+    w = b(Pack, b(WinogradWeights, op.w, size=tile), nr=nr)
+    m = b(MatmulPacked, v, w, cols=s.out_channels)
+    m = b(Reshape, m, shape=(points, *tiles, s.out_channels))
+    y = b(WinogradOutput, m, size=tile, shape=(s.height, s.width))
+    return permuted(b, y, to_first(4))
 
 
 def depthwise(op: Conv, b: Builder) -> Value:

@@ -20,12 +20,14 @@ from pjit.ir.loops import (
 )
 from pjit.ir.opdef import OpDef
 from pjit.ir.ops.basic import Return
+from pjit.ir.ops.control import CONTROL, host_reason
 from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.program import Launch
 from pjit.ir.program import parallel_extent
 from pjit.ir.target import Machine
 from pjit.ir.types import BufferType
 from pjit.passes.context import Context, Pass
+from pjit.passes.cost import guess
 from pjit.passes.pull import GroupPuller
 from pjit.passes.schedule import flops, grain
 
@@ -44,7 +46,8 @@ class KernelBuild:
         self.b = ScalarBuilder(self.function.body, fused.loc)
         memory = self.function.args
         self.memory = dict(zip(fused.body.args, memory[: len(fused.body.args)], strict=True))
-        self.output = memory[-1]
+        self.outputs = memory[len(fused.body.args) :]
+        self.output = self.outputs[0]
         self.puller = GroupPuller(self.b, constants, {})
         for v, m in self.memory.items():
             self.puller.given[v] = self.puller.buffer(m)
@@ -107,30 +110,8 @@ class Lower(Pass):
 
     def run(self, module: Module, context: Context) -> bool:
         """Adds the kernels to the module and rewrites the main function to level ``program``."""
-        known: dict[Any, str] = {}
         main = module.main
-        for op in list(main.body.ops):
-            if not isinstance(op, Fused):
-                continue
-            name = f"k{len(known)}_{_label(op)}"
-            kernel = lower_group(op, name, module.constants, context.machine)
-            key = structure(kernel)
-            if key not in known:
-                known[key] = name
-                module.add(kernel)
-            share = grain(op, parallel_extent(kernel))
-            schedule = (("kind", op.kind), *op.schedule, ("grain", share))
-            launch = Launch(
-                op.operands,
-                {"kernel": known[key], "schedule": schedule, "flops": flops(op)},
-                [r.type for r in op.results],
-                op.loc,
-            )
-            launch.results[0].name = op.results[0].name
-            main.body.insert_before(op, launch)
-            for old, new in zip(op.results, launch.results, strict=True):
-                old.replace_by(new)
-            op.erase()
+        _Lowering(module, context.machine).block(main.body)
         main.level = "program"
         main.attrs["failures"] = tuple(
             f"{check.attrs['what']}; {check.loc}"
@@ -138,6 +119,51 @@ class Lower(Pass):
             for check in index_checks(kernel)
         )
         return True
+
+
+class _Lowering:
+    """The lowering of one module; ``known`` names the kernels by their structure."""
+
+    def __init__(self, module: Module, machine: Machine) -> None:
+        self.module, self.machine = module, machine
+        self.known: dict[Any, str] = {}
+
+    def block(self, block: Block) -> bool:
+        """Lowers a block; returns whether one thread is enough for all that it runs."""
+        small = True
+        for op in list(block.ops):
+            if isinstance(op, Fused):
+                small &= self.launch(op)
+            elif isinstance(op, CONTROL) and not host_reason(op):
+                single = all([self.block(r) for r in op.regions])
+                op.attrs["schedule"] = (("threads", "one" if single else "all"),)
+                small &= single
+        return small
+
+    def launch(self, op: Fused) -> bool:
+        """Makes a launch of a group; returns whether it has work for one thread only."""
+        name = f"k{len(self.known)}_{_label(op)}"
+        kernel = lower_group(op, name, self.module.constants, self.machine)
+        key = structure(kernel)
+        if key not in self.known:
+            self.known[key] = name
+            self.module.add(kernel)
+        extent = parallel_extent(kernel)
+        share = grain(op, extent)
+        schedule = (("kind", op.kind), *op.schedule, ("grain", share))
+        launch = Launch(
+            op.operands,
+            {"kernel": self.known[key], "schedule": schedule, "flops": flops(op)},
+            [r.type for r in op.results],
+            op.loc,
+        )
+        assert op.parent is not None
+        op.parent.insert_before(op, launch)
+        for old, new in zip(op.results, launch.results, strict=True):
+            new.name = old.name
+            old.replace_by(new)
+        op.erase()
+        return guess(extent) < 2 * share
 
 
 def lower_group(
@@ -155,11 +181,14 @@ def lower_group(
     return build.finish()
 
 
+HEAVY = ("conv_packed", "matmul_packed", "depthwise", "max_pool", "winograd_output")
+
+
 def _label(fused: Fused) -> str:
     """A name from the operators that matter, for profiles."""
     names = [o.op_name.split(".")[-1] for o in fused.body.ops if isinstance(o, OpDef)]
     names = [n for n in names if n not in ("const", "yield", "reshape", "broadcast")]
-    heavy = [n for n in names if n in ("conv_packed", "matmul_packed", "depthwise", "max_pool")]
+    heavy = [n for n in names if n in HEAVY]
     return "_".join(dict.fromkeys(heavy + names[-2:])) or "copy"
 
 

@@ -1,27 +1,28 @@
-"""Kernels of operators that write lines of their result in order: scatters and running sums."""
+"""Kernels of operators that write lines of their result in order: scatters, running sums, tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.expr import Dim
 from pjit.ir.loops import Guards
+from pjit.ir.opdef import Elementwise
+from pjit.ir.ops.line import LineOp
 from pjit.passes.lower import KernelBuild
-from pjit.passes.pull import GroupPuller
+from pjit.passes.pull import GroupPuller, broadcast_index
 
 
 def lower_line(k: KernelBuild) -> None:
     """Parallel over the lines; the last dimension is the vector unless it is walked."""
-    op = k.root.op
-    assert op is not None
-    shape = k.root.shape
-    walked: tuple[int, ...] = op.walked  # type: ignore[attr-defined]
-    lines = [shape[d] for d in range(len(shape)) if d not in walked]
-    last_is_free = bool(lines) and len(shape) - 1 not in walked
+    op = next(o for o in k.fused.body.ops if isinstance(o, LineOp))
+    lines = op.lines
+    last_is_free = bool(lines) and op.type.rank - 1 not in op.walked
 
     def one(at: Sequence[Dim]) -> None:
-        op.line(_Writer(k), tuple(at))  # type: ignore[attr-defined]
+        op.line(_Writer(k, op), tuple(at))  # type: ignore[attr-defined]
 
     if last_is_free:
         k.parallel(lines[:-1], lambda at: k.serial(lines[-1:], lambda j: one([*at, *j])))
@@ -30,17 +31,38 @@ def lower_line(k: KernelBuild) -> None:
 
 
 class _Writer(GroupPuller):
-    """Implements ``pjit.ir.loops.LineWriter`` in a kernel."""
+    """Implements ``pjit.ir.loops.LineWriter`` in a kernel.
 
-    def __init__(self, k: KernelBuild) -> None:
+    What follows the operator in the group is applied to each element that it writes.
+    """
+
+    def __init__(self, k: KernelBuild, op: LineOp) -> None:
         super().__init__(k.b, k.puller.constants, k.puller.given)
-        self.output = k.output
+        self.output, self.lined, self.root = k.output, op.result, k.root
+        body = k.fused.body.ops
+        self.epilogue = [o for o in body[body.index(op) + 1 :] if isinstance(o, Elementwise)]
         for value, memory in k.memory.items():
             self.given[value] = self.buffer(memory)
 
     def write(self, index: Sequence[Dim], value: Value) -> None:
         """Writes an element of the result."""
-        self.b.store(value, self.output, tuple(index), self._guards)
+        index = tuple(index)
+        elements = {self.lined: value}
+        for op in self.epilogue:
+            xs = [
+                elements[x] if x in elements else self._operand(x, broadcast_index(index, x.shape))
+                for x in op.operands
+            ]
+            with self.b.located(op.loc):
+                elements[op.result] = op.scalar(self.b, *xs, **op.attrs)  # type: ignore[attr-defined]
+        self.b.store(elements[self.root], self.output, index, self._guards)
+
+    def _operand(self, x: Value, index: tuple[Dim, ...]) -> Value:
+        """Reads an operand of the epilogue, without guards where it is surely inside."""
+        if not all(expr.within(i, 0, d) for i, d in zip(index, x.shape, strict=True)):
+            return self.read(x, index)
+        with self._guarded_by([]):
+            return self.read(x, index)
 
     def written(self, index: Sequence[Dim]) -> Value:
         """Reads an element of the result."""
@@ -70,9 +92,13 @@ class _Writer(GroupPuller):
 
     def where(self, guards: Guards, body: Callable[[], object]) -> None:
         """Runs the body under more guards."""
-        saved = self._guards
-        self._guards = [*saved, *guards]
-        try:
+        with self._guarded_by([*self._guards, *guards]):
             body()
+
+    @contextmanager
+    def _guarded_by(self, guards: list[tuple[Dim, Dim]]) -> Iterator[None]:
+        saved, self._guards = self._guards, guards
+        try:
+            yield
         finally:
             self._guards = saved

@@ -24,11 +24,13 @@ def lower_loop(k: KernelBuild) -> None:
     if window is not None and len(root.shape) >= 3 and window.result.shape == root.shape:
         _windows(k, window)
         return
-    _elements(k, root.shape, lambda index: _finish(k, root, index))
+    _elements(k, root.shape, lambda index: _finish(k, index))
 
 
-def _finish(k: KernelBuild, root: Value, index: Index) -> None:
-    k.b.store(k.puller.read(root, index), k.output, index)
+def _finish(k: KernelBuild, index: Index) -> None:
+    """Computes and stores the results, all of one shape, at an index."""
+    for value, memory in zip(k.fused.outputs, k.outputs, strict=True):
+        k.b.store(k.puller.read(value, index), memory, index)
 
 
 def _elements(k: KernelBuild, shape: Sequence[Dim], body: Callable[[Index], None]) -> None:
@@ -52,7 +54,7 @@ def _elements(k: KernelBuild, shape: Sequence[Dim], body: Callable[[Index], None
             k.b.loop(0, size, lambda j: body(at([i[0] * CHUNK + j])), kind="vector")
 
         if isinstance(total, int) and total <= CHUNK:
-            k.parallel([], lambda _: k.b.loop(0, total, lambda j: body(at([j])), kind="vector"))
+            k.parallel([], lambda _: k.serial([total], lambda j: body(at(j))))
         else:
             k.parallel([expr.ceildiv(total, CHUNK)], chunk)
     else:
@@ -93,7 +95,7 @@ def _windows(k: KernelBuild, window: Op) -> None:
                 k.b.loop(
                     0,
                     hi - lo,
-                    lambda w, lo=lo: _finish(k, root, (*i, w + lo, c)),
+                    lambda w, lo=lo: _finish(k, (*i, w + lo, c)),
                     unroll=unroll,
                 )
 

@@ -12,7 +12,7 @@ from pjit.ir.types import DType, f32
 from pjit.passes.lower import KernelBuild, flatten, unflatten
 from pjit.passes.pull import identity
 
-COMBINE = {
+COMBINE: dict[type[Op], str] = {
     ops.ReduceSum: "add",
     ops.ReduceProd: "mul",
     ops.ReduceMax: "max",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pjit.ir import expr
-from pjit.ir.core import Value
+from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.loops import Tile
 from pjit.ir.opdef import Elementwise
@@ -78,7 +78,7 @@ def _finish(
     """Applies the epilogue to an accumulated element and stores it."""
     index = tuple(tile.out_index(batch, rows, column))
     k.puller.given[contracted] = lambda _: k.b.cast(acc, contracted.dtype)
-    moves = []
+    moves: list[Op] = []
     value = k.root
     while value is not contracted and not isinstance(value.op, Elementwise | Const):
         assert value.op is not None

@@ -134,8 +134,9 @@ class GroupPuller:
         dtype: DType,
     ) -> Value:
         """Combines the body over all indices below the extents, in row-major order."""
-        if all(isinstance(e, int) for e in extents) and prod(extents) <= UNROLL_LIMIT:  # type: ignore[arg-type]
-            return self._written_out(combine, [int(e) for e in extents], body, dtype)  # type: ignore[arg-type]
+        known = [e for e in extents if isinstance(e, int)]
+        if len(known) == len(extents) and prod(known) <= UNROLL_LIMIT:
+            return self._written_out(combine, known, body, dtype)
         start = self.b.const(identity(combine, dtype), dtype)
 
         def nest(done: list[Dim], carry: Value) -> Value:

@@ -31,7 +31,7 @@ class Schedule(Pass):
 
     def run(self, module: Module, context: Context) -> bool:
         """Annotates the groups of the main function."""
-        tiles = [o for o in module.main.body.ops if isinstance(o, Fused) and o.kind == "tile"]
+        tiles = [o for o in module.main.walk() if isinstance(o, Fused) and o.kind == "tile"]
         for op in tiles:
             choices = dict(op.schedule) | tile_schedule(op, context.machine)
             op.attrs["schedule"] = tuple(choices.items())
@@ -65,8 +65,8 @@ def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
 def tile_order(p: Product, mr: int, machine: Machine) -> tuple[str, int]:
     """Which operand stays in the L2 cache while the other passes, and row tiles in one iteration.
 
-    ``rows``: all of B stays, and a tile of rows goes along it. ``columns``: a column block of B stays,
-    and all rows pass; then B, the larger one, comes from memory once.
+    ``rows``: all of B stays, and a tile of rows goes along it. ``columns``: a column block of B
+    stays, and all rows pass; then B, the larger one, comes from memory once.
     """
     whole = guess(p.depth) * guess(p.cols) * p.bits // 8
     tiles = -(-guess(p.rows) // mr)

@@ -90,7 +90,8 @@ class Report:
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernels, each once."""
-        return tuple(dict.fromkeys(s.kernel for s in self.steps if s.kind not in ("host", "control")))
+        native = [s.kernel for s in self.steps if s.kind not in ("host", "control")]
+        return tuple(dict.fromkeys(native))
 
     @property
     def fallbacks(self) -> tuple[Step, ...]:

@@ -25,6 +25,7 @@ from enum import IntEnum
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+
 from pjit.backends.llvm.sync import (
     HAS_FUTEX,
     I32,

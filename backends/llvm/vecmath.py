@@ -34,6 +34,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.ir as llir
+
 from pjit.backends.llvm.vecmath_poly import F32, F64, TWO_OVER_PI_PARTS, Format
 
 

@@ -87,6 +87,7 @@ from pjit.ir.ops.reduce import (
     ReduceSum,
 )
 from pjit.ir.ops.resize import Resize
+from pjit.ir.ops.winograd import WinogradInput, WinogradOutput, WinogradWeights
 
 __all__ = [
     "Abs",
@@ -190,6 +191,9 @@ __all__ = [
     "Trunc",
     "Where",
     "While",
+    "WinogradInput",
+    "WinogradOutput",
+    "WinogradWeights",
     "Xor",
     "Yield",
 ]

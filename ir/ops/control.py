@@ -3,14 +3,16 @@ values.
 
 The result types of ``if`` and ``scan`` come from their regions: build them with explicit types
 (``Builder.build(..., regions=..., types=...)``). ``check_regions`` verifies the regions against
-operands and results.
+operands and results. ``schedule`` holds what the lowering decided, as (name, value) pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from pjit.ir.core import Block, Value
+from pjit.ir import expr
+from pjit.ir.core import Block, Function, Op, Value
 from pjit.ir.errors import require
 from pjit.ir.opdef import OpDef, attr, operand, same_dim, variadic
 from pjit.ir.ops.basic import Yield
@@ -27,10 +29,11 @@ class If(OpDef, name="if"):
 
     structural = True
     cond = operand((bool_,))
+    schedule = attr(())
     __slots__ = ()
 
     @staticmethod
-    def infer(cond: TensorType) -> tuple[Type, ...]:
+    def infer(cond: TensorType, **attrs: Any) -> tuple[Type, ...]:
         """The types are those that the regions yield: build it with explicit types."""
         raise NotImplementedError("build `if` with its result types")
 
@@ -64,10 +67,11 @@ class While(OpDef, name="while"):
 
     structural = True
     inits = variadic()
+    schedule = attr(())
     __slots__ = ()
 
     @staticmethod
-    def infer(inits: list[TensorType]) -> tuple[Type, ...]:
+    def infer(inits: list[TensorType], **attrs: Any) -> tuple[Type, ...]:
         """The types of the initial values."""
         return tuple(inits)
 
@@ -119,10 +123,11 @@ class Scan(OpDef, name="scan"):
     structural = True
     inputs = variadic()
     n_carry = attr()
+    schedule = attr(())
     __slots__ = ()
 
     @staticmethod
-    def infer(inputs: list[TensorType], *, n_carry: int) -> tuple[Type, ...]:
+    def infer(inputs: list[TensorType], **attrs: Any) -> tuple[Type, ...]:
         """The types depend on what the region yields: build it with explicit types."""
         raise NotImplementedError("build `scan` with its result types")
 
@@ -175,6 +180,36 @@ class Scan(OpDef, name="scan"):
         )
 
 
+def host_reason(op: Op) -> str:
+    """Why control flow has to run on the host; empty when native code can run it."""
+    known = _symbols_before(op)
+    for inner in op.walk():
+        if inner is not op and isinstance(inner, OpDef) and inner.lowering() == "host":
+            return f"{inner.op_name} in its region runs on the host"
+        if isinstance(inner, CONTROL):
+            for v in inner.results:
+                if not all(expr.symbols(d) <= known for d in v.shape):
+                    return "the shape of a result depends on data"
+    return ""
+
+
+def _symbols_before(op: Op) -> set[str]:
+    """The symbols of the values that are defined before an operation, around it too."""
+    found: set[str] = set()
+    while (block := op.parent) is not None:
+        values = list(block.args)
+        for earlier in block.ops:
+            if earlier is op:
+                break
+            values += earlier.results
+        for v in values:
+            found.update(*map(expr.symbols, v.shape))
+        if block.owner is None or isinstance(block.owner, Function):
+            break
+        op = block.owner
+    return found
+
+
 def _same(a: Type, b: Type) -> bool:
     if not (isinstance(a, TensorType) and isinstance(b, TensorType)):
         return a == b
@@ -223,4 +258,6 @@ def _check_types(values: Sequence[Value], like: Sequence[Value], constraint: str
     )
 
 
-__all__ = ["If", "Scan", "While"]
+CONTROL = (If, While, Scan)
+
+__all__ = ["CONTROL", "If", "Scan", "While", "host_reason"]

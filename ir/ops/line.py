@@ -67,7 +67,34 @@ def _scatter(
     return out
 
 
-class ScatterElements(OpDef, name="scatter_elements"):
+class LineOp(OpDef):
+    """Base of the operators with a ``line``.
+
+    By default there is a line at each coordinate of the dimensions that are not walked. An operator
+    whose line is a part of the walked dimensions (a tile) overrides ``lines``. When the last
+    dimension is not walked, it is the last one of ``lines``.
+    """
+
+    __slots__ = ()
+
+    @property
+    def rereads(self) -> bool:
+        """Whether a line reads back what it wrote."""
+        return False
+
+    @property
+    def walked(self) -> tuple[int, ...]:
+        """The dimensions that a line runs along."""
+        raise NotImplementedError
+
+    @property
+    def lines(self) -> tuple[Dim, ...]:
+        """The extents over which ``line`` runs."""
+        shape = self.type.shape
+        return tuple(d for i, d in enumerate(shape) if i not in self.walked)
+
+
+class ScatterElements(LineOp, name="scatter_elements"):
     """A copy of x with elements replaced: for axis 0, ``out[indices[i, j], j] = updates[i, j]``.
 
     ``reduction`` joins the updates with what is there; ``none`` replaces, in row-major order. Each
@@ -113,6 +140,11 @@ class ScatterElements(OpDef, name="scatter_elements"):
         """The axis."""
         return (self.axis,)
 
+    @property
+    def rereads(self) -> bool:
+        """Whether updates join what is there."""
+        return self.reduction != "none"
+
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
         """Copies a line of x along the axis, then updates it in order."""
         x, indices, axis = self.x, self.indices, self.axis
@@ -145,7 +177,7 @@ class ScatterElements(OpDef, name="scatter_elements"):
     )
 
 
-class ScatterNd(OpDef, name="scatter_nd"):
+class ScatterNd(LineOp, name="scatter_nd"):
     """A copy of x with slices replaced, by the vectors of their leading coordinates.
 
     ``reduction`` joins the updates with what is there; ``none`` replaces, in row-major order. Each
@@ -200,6 +232,11 @@ class ScatterNd(OpDef, name="scatter_nd"):
         """The dimensions that the index vectors point into."""
         return tuple(range(self.indices.shape[-1]))
 
+    @property
+    def rereads(self) -> bool:
+        """Whether updates join what is there."""
+        return self.reduction != "none"
+
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
         """Copies what the index vectors may point at, then updates in order."""
         x, indices = self.x, self.indices
@@ -226,7 +263,7 @@ class ScatterNd(OpDef, name="scatter_nd"):
     )
 
 
-class Cumsum(OpDef, name="cumsum"):
+class Cumsum(LineOp, name="cumsum"):
     """The running sum along an axis.
 
     ``exclusive`` leaves the element itself out, ``reverse`` sums from the end. f16 and bf16

@@ -141,7 +141,9 @@ def bench(model: Model, source: Path, module: Module, threads: int, seconds: flo
     """Times a model, in turns with ONNX Runtime where that is installed, on the same threads."""
     feed = random_inputs(module)
     session = onnxruntime_session(source, threads)
-    returned, waited, other = [], [], []
+    returned: list[float] = []
+    waited: list[float] = []
+    other: list[float] = []
     end = perf_counter() + seconds
     while perf_counter() < end or len(waited) < 3:
         start = perf_counter()

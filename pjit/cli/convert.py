@@ -110,7 +110,8 @@ class _Conversion:
         if options.output is None:
             return
         attrs = self.module.main.attrs
-        notes = {k: attrs[k] for k in ("format", "opset", "producer") if k in attrs}
+        known = ("format", "opset", "producer")
+        notes: dict[str, object] = {k: attrs[k] for k in known if k in attrs}
         with progress(f"writing {options.output}"):
             artifact.write(
                 options.output,

@@ -30,7 +30,7 @@ class Binary:
     """
 
     view: ProgramView
-    code: Bytes
+    code: bytes
     constants: Mapping[str, np.ndarray]
     text: str
     meta: dict[str, Any] = field(default_factory=dict)

@@ -127,9 +127,9 @@ class Signature:
                 if wanted != n:
                     text = f"{d}, which is {wanted}" if isinstance(d, Expr) else str(d)
                     raise self._wrong(at, s, f"dimension {axis} has to be {text}, not {n}", values)
-        for a, b in self.checks:
-            if self._number(a, values) != self._number(b, values):
-                raise self._unequal(a, b, values)
+        for left, right in self.checks:
+            if self._number(left, values) != self._number(right, values):
+                raise self._unequal(left, right, values)
         return values
 
     def check_late(self, values: dict[str, int]) -> None:

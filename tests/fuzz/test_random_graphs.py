@@ -23,8 +23,8 @@ from pjit.ir.ops import Launch
 from pjit.ir.text import parse_module, print_module
 from pjit.ir.verify import verify
 from pjit.passes.context import Context
-from pjit.passes.snapshot import clone, structure
 from pjit.passes.pipelines import GRAPH, KERNEL
+from pjit.passes.snapshot import clone, structure
 
 EXAMPLES = int(os.environ.get("PJIT_FUZZ", "25"))
 INTERPRETED = 4000  # element operations that the interpreter of kernels is fast enough for

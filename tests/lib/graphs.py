@@ -94,7 +94,9 @@ def one_op(op: str, types: Sequence[TensorType], attrs: dict[str, Any]) -> Modul
 
 
 def close(got: np.ndarray, want: np.ndarray, tolerance: float) -> bool:
-    """Equal shape, dtype and NaNs, and max|a-b| at most ``tolerance * max|want|`` (exact for ints)."""
+    """Equal shape, dtype and NaNs, and max|a-b| at most ``tolerance * max|want|`` (exact for
+    ints).
+    """
     got, want = np.asarray(got), np.asarray(want)
     if got.shape != want.shape or got.dtype != want.dtype:
         return False

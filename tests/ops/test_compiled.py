@@ -1,4 +1,6 @@
-"""Every sample of every operator, compiled to native code, equals ``ref``; one and two threads agree in every bit."""
+"""Every sample of every operator, compiled to native code, equals ``ref``; one and two threads
+agree in every bit.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,8 @@ from pjit.ir.opdef import operators
 from pjit.ir.types import f32
 
 TOLERANCE = {"f64": 1e-12, "f32": 2e-6, "f16": 2e-3, "bf16": 2e-2}
-COMPILED = [
-    cls for cls in operators() if cls.lowering() in ("scalar", "element", "line", "decompose", "tile")
-]
+NATIVE = ("scalar", "element", "line", "decompose", "tile")
+COMPILED = [cls for cls in operators() if cls.lowering() in NATIVE]
 CASES = [
     pytest.param(cls, dt, id=f"{cls.op_name}-{dt}")
     for cls in COMPILED

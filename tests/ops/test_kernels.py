@@ -1,4 +1,6 @@
-"""Every sample of every operator, lowered and run by the interpreter of the kernel level, equals ``ref``."""
+"""Every sample of every operator, lowered and run by the interpreter of the kernel level, equals
+``ref``.
+"""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def truncated_remainder(a: Number, b: Number) -> Number:
 def _difference(a: Number, b: Number) -> Dim:
     if isinstance(a, Ratio) and isinstance(b, Ratio):
         return a.num * b.den - b.num * a.den
-    return a - b  # type: ignore[operator]
+    return a - b  # type: ignore[operator,return-value]
 
 
 def equal(a: Number, b: Number) -> bool:

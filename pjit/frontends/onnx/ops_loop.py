@@ -76,7 +76,7 @@ def loop(n: Node) -> list[Value]:
     count = n.input(0).known if n.has(0) else None
     if count is not None and start is not None and not start.is_symbolic and start.array.all():
         region, b = _region(n, [*types, tensor(i64)])
-        given = {names[0]: region.args[-1], names[1]: TRUE}
+        given: dict[str, Value | Known] = {names[0]: region.args[-1], names[1]: TRUE}
         given |= dict(zip(names[2:], region.args, strict=False))
         results = import_subgraph(n, body, b, given)
         goes_on = results[0].known

@@ -153,7 +153,7 @@ def _run(
     """Scans over time: the last states, then all hidden states [T, N, H]."""
     operands = [*state, *xs]
     slices = [TensorType(x.dtype, x.shape[1:]) for x in xs]
-    body = Block([v.type for v in state] + slices)
+    body = Block([*(v.type for v in state), *slices])
     outer, n.importer.parents[body] = n.b, n.b.block
     n.b = Builder(body, outer.loc, outer.module)
     try:

@@ -160,7 +160,8 @@ def split(n: Node) -> list[Value]:
         parts.append(size - each * (count - 1))
     if expr.same(sum(parts, 0), size) is False:
         raise Refused(f"the parts {parts} do not add up to the size {size} of axis {axis}")
-    out, start = [], 0
+    out: list[Value] = []
+    start: Dim = 0
     for part in parts:
         out.append(cut(n, x, {axis: (start, part, 1)}))
         start = start + part
