@@ -54,7 +54,7 @@ def kind_of(path: Path) -> str:
             "a text file is no model that pjit reads",
             where=str(path),
             expected="an ONNX model, or a .pjit file that pjit-convert wrote",
-            got=head[:40].decode().splitlines()[0],
+            got=head[:40].decode(errors="replace").splitlines()[0],
         )
     return "onnx"
 
@@ -67,7 +67,7 @@ def _is_text(head: bytes) -> bool:
         if e.start < len(head) - 4:
             return False
         text = head[: e.start].decode()
-    return all(c.isprintable() or c in "\t\r\n" for c in text)
+    return bool(text) and all(c.isprintable() or c in "\t\r\n" for c in text)
 
 
 def external_files(path: Path) -> list[str]:
