@@ -11,7 +11,8 @@ from pjit.ir.errors import PjitError
 from pjit.ir.program import ProgramView
 from pjit.ir.target import Machine
 
-_MODULES = {"cpu": "pjit.backends.llvm.backend", "cuda": "pjit.backends.cuda.backend"}
+_MODULES = {"cpu": "pjit.backends.llvm.backend"}
+_UNFINISHED = {"cuda": "the CUDA back end emits kernels, but does not run programs yet"}
 
 
 class Backend(Protocol):
@@ -41,8 +42,10 @@ def backend(name: str) -> Backend:
     """The back end of a name.
 
     Raises:
-        PjitError: No back end has the name.
+        PjitError: No back end has the name, or it cannot run programs yet.
     """
+    if name in _UNFINISHED:
+        raise PjitError(_UNFINISHED[name], got=name, expected=", ".join(_MODULES))
     if name not in _MODULES:
         raise PjitError("no such back end", got=name, expected=", ".join(_MODULES))
     return cast(Backend, importlib.import_module(_MODULES[name]))
