@@ -63,19 +63,17 @@ def _elements(k: KernelBuild, shape: Sequence[Dim], body: Callable[[Index], None
 
 
 def _runs(k: KernelBuild, shape: Sequence[Dim]) -> list[list[int]]:
-    """Dimensions that one loop covers."""
+    """Dimensions that one loop covers; those of size 1 join their neighbours."""
     body = [o for o in k.fused.body.ops if not o.terminator]
     if all(isinstance(o, Elementwise | ops.Const) for o in body):
-        runs = merged_extents(shape, [v.shape for o in body for v in o.operands])
-    else:
-        runs = [[d] for d in range(len(shape))]
-    return (
-        [r for r in runs if not all(shape[d] == 1 for d in r)] if _all_kept(runs, shape) else runs
-    )
-
-
-def _all_kept(runs: list[list[int]], shape: Sequence[Dim]) -> bool:
-    return not any(all(shape[d] == 1 for d in r) for r in runs)
+        return merged_extents(shape, [v.shape for o in body for v in o.operands])
+    runs: list[list[int]] = []
+    for d, size in enumerate(shape):
+        if runs and (size == 1 or all(shape[e] == 1 for e in runs[-1])):
+            runs[-1].append(d)
+        else:
+            runs.append([d])
+    return runs
 
 
 def _windows(k: KernelBuild, window: Op) -> None:
