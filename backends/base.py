@@ -32,6 +32,9 @@ class Backend(Protocol):
     def build(self, module: Module, view: ProgramView, machine: Machine) -> bytes:
         """The object code of a program."""
 
+    def listings(self, module: Module, view: ProgramView, machine: Machine) -> dict[str, str]:
+        """The code of a program as texts to read, by file name."""
+
 
 def backends() -> tuple[str, ...]:
     """The names of all back ends."""

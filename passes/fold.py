@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
@@ -38,28 +39,52 @@ class Fold(Pass):
 
     def run(self, module: Module, context: Context) -> bool:
         """Folds until nothing folds."""
-        refused: set[Op] = set()
-        changed = rewrite(module, lambda op, b: _fold(op, b, context, refused), "constant folding")
+        changed = rewrite(module, _Folder(module, context).fold, "constant folding")
         return prune_constants(module) or changed
 
 
-def _fold(op: Op, b: Builder, context: Context, refused: set[Op]) -> Any:
-    if op in refused or not _foldable(op):
-        return None
-    arrays = [constant_array(v, b.module) for v in op.operands]
-    try:
-        with np.errstate(all="ignore"):
-            found = op.ref(*arrays, **op.attrs)  # type: ignore[attr-defined]
-    except (ArithmeticError, IndexError, ValueError) as e:
-        refused.add(op)
-        context.log(f"fold: {op.op_name} at {op.loc} left as it is: {e}")
-        return None
-    results = found if isinstance(found, tuple | list) else (found,)
-    name = _name(op.operands, op.op_name)
-    return [
-        Const.of(b, np.ascontiguousarray(np.asarray(a)).reshape(r.shape), name)
-        for a, r in zip(results, op.results, strict=True)
-    ]
+class _Folder:
+    """Folds operations, and drops the arrays that nothing needs any more as it goes.
+
+    A network's weights are packed here: without that, both forms of all of them would be in memory.
+    """
+
+    def __init__(self, module: Module, context: Context) -> None:
+        self.context = context
+        self.refused: set[Op] = set()
+        consts = (o for f in module.functions.values() for o in f.walk() if isinstance(o, Const))
+        self.named = Counter(o.value for o in consts)
+
+    def fold(self, op: Op, b: Builder) -> Any:
+        if op in self.refused or not _foldable(op):
+            return None
+        arrays = [constant_array(v, b.module) for v in op.operands]
+        try:
+            with np.errstate(all="ignore"):
+                found = op.ref(*arrays, **op.attrs)  # type: ignore[attr-defined]
+        except (ArithmeticError, IndexError, ValueError) as e:
+            self.refused.add(op)
+            self.context.log(f"fold: {op.op_name} at {op.loc} left as it is: {e}")
+            return None
+        results = found if isinstance(found, tuple | list) else (found,)
+        name = _name(op.operands, op.op_name)
+        made = [
+            Const.of(b, np.ascontiguousarray(np.asarray(a)).reshape(r.shape), name)
+            for a, r in zip(results, op.results, strict=True)
+        ]
+        for value in made:
+            self.named[value.owner.value] += 1
+        for value in dict.fromkeys(op.operands):
+            self._drop(value, b.module)
+        return made
+
+    def _drop(self, value: Value, module: Module) -> None:
+        """Forgets the array of a constant that only the folded operation used."""
+        const = value.owner
+        assert isinstance(const, Const)
+        if len(value.users) == 1 and self.named[const.value] == 1:
+            del module.constants[const.value]
+            self.named[const.value] = 0
 
 
 def _foldable(op: Op) -> bool:

@@ -194,6 +194,9 @@ def build(module: Module, target: str, machine: Machine, options: Settings) -> B
     began = perf_counter()
     program = view(module)
     code = backend(target).build(module, program, machine)
+    if options.dump is not None:
+        for name, text in backend(target).listings(module, program, machine).items():
+            (options.dump / name).write_text(text)
     seconds = perf_counter() - began
     fields = ("name", "seconds", "changed", "ops_before", "ops_after")
     passes = [{f: getattr(r, f) for f in fields} for r in records]

@@ -12,12 +12,12 @@ from pjit.ir.interp import evaluate
 from pjit.ir.ops.control import host_reason
 from pjit.ir.program import (
     BranchStep,
-    CopyStep,
     HostStep,
     LaunchStep,
     LoopStep,
     NativeStep,
     ProgramView,
+    TeamStep,
     children,
 )
 
@@ -157,7 +157,7 @@ def steps_of(view: ProgramView) -> tuple[Step, ...]:
 def _native(parts: Iterable[NativeStep], times: int) -> Iterator[Step]:
     """Native steps, those inside of others after what holds them; copies are left out."""
     for part in parts:
-        where = "" if isinstance(part, CopyStep) else str(part.op.loc)
+        where = str(part.op.loc) if isinstance(part, LaunchStep | LoopStep | BranchStep) else ""
         if isinstance(part, LaunchStep):
             schedule = dict(part.op.attrs["schedule"])
             kind = str(schedule.pop("kind", "loop"))
@@ -167,6 +167,8 @@ def _native(parts: Iterable[NativeStep], times: int) -> Iterator[Step]:
             yield Step(part.op.op_name, "control", dict(part.op.attrs["schedule"]), 0, where)
             count = part.op.operands[-1].shape[0] if part.op.op_name == "scan" else 1
             yield from _native(children(part), times * _ones(count))
+        elif isinstance(part, TeamStep):
+            yield from _native(part.steps, times)
 
 
 def _ones(d: Dim) -> int:

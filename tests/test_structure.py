@@ -100,6 +100,12 @@ def test_digits_example():
     assert accuracy > 97
 
 
+def test_tutorial_example():
+    out = run(str(ROOT / "examples" / "tutorial_core.py"))
+    assert out.count("equal to NumPy's result") == 3
+    assert "fmul <8 x float>" in out
+
+
 def test_mlp_example():
     out = run(str(ROOT / "examples" / "mlp.py"))
     assert "graph @main" in out
