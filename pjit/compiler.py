@@ -149,7 +149,8 @@ def compile_module(
     """Compiles the main function of a module of level ``graph``.
 
     Args:
-        module: What to compile; it is not changed.
+        module: What to compile. It is not changed, unless ``source`` can make it again: then it is
+            used up, which saves a copy of its weights.
         target: The back end.
         threads: Threads that run the program; the settings' number by default.
         options: The settings; by default those of the environment.
@@ -164,21 +165,19 @@ def compile_module(
     """
     options = _options(options, threads)
     machine = backend(target).machine(threads=options.threads)
-    if source is None:
-        kept = clone(module)
-        source = partial(clone, kept)
+    again = source or partial(clone, clone(module))
     store = open_cache(options) if cache and options.dump is None else None
     if store is not None and name is None:
         name = program_key(target, machine, key([print_module(module)], module.constants))
         if (found := store.load(name)) is not None:
-            return Program(found, Origin(source, machine), target, options, cached=True)
-    binary = build(clone(module), target, machine, options)
+            return Program(found, Origin(again, machine), target, options, cached=True)
+    binary = build(clone(module) if source is None else module, target, machine, options)
     binary.meta.update(notes or {})
     if store is not None and name is not None:
         store.store(name, binary)
         if sum(a.nbytes for a in binary.constants.values()) > MAPPED_CONSTANTS:
             binary = store.load(name) or binary
-    return Program(binary, Origin(source, machine), target, options, cached=False)
+    return Program(binary, Origin(again, machine), target, options, cached=False)
 
 
 def build(module: Module, target: str, machine: Machine, options: Settings) -> Binary:
