@@ -9,7 +9,8 @@ slot's memory may be used again only in a later epoch than its last use.
 ``scan``, ``while`` and ``if`` are steps of a segment that hold steps. A slot of kind ``pointer``
 has no memory: it is a place in the memory of others that a loop moves on with each iteration. What
 is used in a loop lives as long as the loop. A loop or branch whose launches are all small runs on
-one thread, without barriers inside: its schedule says ``threads="one"``.
+one thread, without barriers inside, beside others that do not need it: where the ``share`` of its
+schedule is 0, which sizes may decide.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class LoopStep:
     ``count`` is the position of the number of iterations, or None: then ``test`` runs before each
     iteration, and the bool in the slot ``condition`` says whether there is one. Threads meet at the
     start of each iteration, before they look at the condition, and at the end of the loop, unless
-    one thread runs it all: ``lane``, modulo the number of threads.
+    one thread runs it all.
     """
 
     count: int | None
@@ -119,7 +120,6 @@ class LoopStep:
     carries: tuple[Carry, ...]
     slices: tuple[Slice, ...]
     barrier: bool
-    lane: int | None
     op: Op
 
 
@@ -131,11 +131,24 @@ class BranchStep:
     then: tuple[NativeStep, ...]
     otherwise: tuple[NativeStep, ...]
     barrier: bool
-    lane: int | None
     op: Op
 
 
-NativeStep = LaunchStep | CopyStep | LoopStep | BranchStep
+@dataclass(frozen=True)
+class TeamStep:
+    """Loops and branches that do not need each other. Where ``share`` (a position in the sizes) is
+    0, or there are no more threads than steps, one thread runs each of them, side by side; else all
+    threads run one after the other.
+
+    Threads meet before and after it unless ``share`` is known to be 0.
+    """
+
+    share: int
+    steps: tuple[LoopStep | BranchStep, ...]
+    barrier: bool
+
+
+NativeStep = LaunchStep | CopyStep | LoopStep | BranchStep | TeamStep
 
 
 @dataclass(frozen=True)
@@ -173,6 +186,8 @@ def children(step: NativeStep) -> tuple[NativeStep, ...]:
     """The steps that a step holds."""
     if isinstance(step, LoopStep):
         return (*step.test, *step.body)
+    if isinstance(step, TeamStep):
+        return step.steps
     return (*step.then, *step.otherwise) if isinstance(step, BranchStep) else ()
 
 
@@ -189,6 +204,8 @@ def _slots_of(step: NativeStep) -> Iterable[int]:
         return step.source, step.target
     if isinstance(step, BranchStep):
         return (step.condition,)
+    if isinstance(step, TeamStep):
+        return ()
     found = [s.base for s in step.slices]
     for c in step.carries:
         found += [c.init, *(c.buffers or ()), *([] if c.result is None else [c.result])]
@@ -237,6 +254,9 @@ class ProgramView:
                 yield from counted(part.steps, 1)
 
 
+Control = ops.Scan | ops.While | ops.If
+
+
 def parallel_extent(kernel: Function) -> Dim:
     """The number of iterations of a kernel's parallel nest."""
     total: Dim = 1
@@ -268,14 +288,12 @@ class _Reader:
         self.written: set[int] = set()  # in this epoch
         self.must_meet = False  # before the next step, whatever it reads
         self.alone = False  # inside of what one thread runs
-        self.lanes = 0  # what single threads run in this epoch
 
     def read(self) -> ProgramView:
         names = self.main.attrs.get("inputs") or [v.name for v in self.main.args]
         for v, name in zip(self.main.args, names, strict=True):
             self._new(v, "input", name)
-        for op in self.main.body.ops:
-            self._step(op)
+        self._ops(self.main.body)
         results = self._results()
         symbols: dict[str, None] = {}
         for v in self.main.args:
@@ -316,6 +334,19 @@ class _Reader:
     def _nbytes(self, t: TensorType) -> int:
         return self._size(t.size * t.dtype.itemsize)
 
+    def _ops(self, block: Block) -> None:
+        """Reads a block, runs of independent control flow together."""
+        team: list[Control] = []
+        for op in block.ops:
+            joins = isinstance(op, ops.Scan | ops.While | ops.If) and not host_reason(op)
+            if team and not (joins and self._joins(team, op)):
+                self._team(team)
+                team = []
+            if joins:
+                team.append(op)  # type: ignore[arg-type]
+            else:
+                self._step(op)
+
     def _step(self, op: Op) -> None:
         if isinstance(op, ops.Const):
             self._new(op.result, "constant", op.value)
@@ -323,8 +354,6 @@ class _Reader:
             self.slot_of[op.result] = self.slot_of[op.operands[0]]
         elif isinstance(op, Launch):
             self._launch(op)
-        elif isinstance(op, ops.Scan | ops.While | ops.If) and not host_reason(op):
-            self._control(op)
         elif not op.terminator:
             self._host(op)
 
@@ -372,32 +401,58 @@ class _Reader:
         self.written.add(target)
         self._add(CopyStep(source, target, self._nbytes(t), barrier))
 
-    def _control(self, op: ops.Scan | ops.While | ops.If) -> None:
-        """A loop or a branch, by one thread or by all."""
+    def _joins(self, team: Sequence[Control], op: Op) -> bool:
+        """Whether control flow can run beside that before it: little work, or as much as that."""
+        if self.alone or any(v.op in team for v in (*op.operands, *_captured(op))):
+            return False
+        first = team[0]
+        if _share(op) != _share(first):
+            return False
+        alike = isinstance(op, ops.Scan) and isinstance(first, ops.Scan)
+        return _share(op) == 0 or (alike and op.sliced[0].shape[0] == first.sliced[0].shape[0])
+
+    def _team(self, team: Sequence[Control]) -> None:
+        """Control flow: for one thread each, for all, or as sizes and threads decide."""
+        share = _share(team[0])
+        if self.alone or (isinstance(share, int) and share > 0 and len(team) == 1):
+            for op in team:
+                self._add(self._control(op))
+            return
+        outer = [self.slot_of[v] for op in team for v in (*op.operands, *_captured(op))]
+        start, first = self.epoch, len(self.slots)
+        self.alone = share == 0
+        barrier = self.alone and self._begin_alone(outer)
+        steps = tuple(self._control(op) for op in team)
+        if not self.alone:
+            self._live_from(start, first)
+        self.alone = False
+        self._add(TeamStep(self._size(share), steps, barrier))
+
+    def _begin_alone(self, reads: Iterable[int]) -> bool:
+        self.alone = False
+        barrier = self._begin(reads)
+        self.alone = True
+        return barrier
+
+    def _live_from(self, start: int, first: int) -> None:
+        """Lets all slots that were used since an epoch live from it until now; ``first`` is the
+        first slot made since.
+        """
+        for s in self.slots:
+            if s.last >= start or s.index >= first:
+                s.first, s.last = min(s.first, start), self.epoch
+
+    def _control(self, op: Control) -> LoopStep | BranchStep:
+        """A loop or a branch that all threads run, or one of them."""
         outer = [self.slot_of[v] for v in (*op.operands, *_captured(op))]
-        single = not self.alone and dict(op.schedule).get("threads") == "one"
-        if single or self.alone:
-            barrier = self._begin(outer)
-        elif isinstance(op, ops.If):
-            barrier = self._begin(outer[:1])
-        else:
-            self._begin([])
-            barrier = False  # all meet where an iteration begins
-        lane = None
-        if single:
-            lane, self.lanes, self.alone = self.lanes, self.lanes + 1, True
+        branch = isinstance(op, ops.If)
+        barrier = self._begin(outer[:1] if branch else ())  # loops begin with a meeting
         self._use(outer)
-        step: NativeStep
-        if isinstance(op, ops.If):
-            step = self._branch(op, barrier, lane)
-        else:
-            step = self._loop(op, barrier, lane)
-        if single:
-            self.alone = False
+        step = self._branch(op, barrier) if isinstance(op, ops.If) else self._loop(op, barrier)
         results = [self.slot_of[r] for r in op.results if r in self.slot_of]
         self.written.update(results)
         self._use([*outer, *results])
-        self._add(step)
+        return step
 
     def _block(self, block: Block, targets: Sequence[int] | None) -> tuple[NativeStep, ...]:
         """The steps of a region, which leaves what it yields in slots; None: wherever it is."""
@@ -408,14 +463,13 @@ class _Reader:
             if source.op is not None and source.op.parent is block:
                 if not isinstance(source.op, ops.Const):
                     self.placed.setdefault(source, target)
-        for op in block.ops:
-            self._step(op)
+        self._ops(block)
         for v, target in pairs:
             if self.slot_of[v] != target:
                 self._copy(self.slot_of[v], target, v.tensor)
         return tuple(self.inner.pop())
 
-    def _branch(self, op: ops.If, barrier: bool, lane: int | None) -> BranchStep:
+    def _branch(self, op: ops.If, barrier: bool) -> BranchStep:
         targets = [self._made(r) for r in op.results]
         start, before = self.epoch, set(self.written)
         then = self._block(op.branches[0], targets)
@@ -424,9 +478,9 @@ class _Reader:
         otherwise = self._block(op.branches[1], targets)
         self.written |= after
         self.must_meet = pending or self.must_meet or self.epoch != start
-        return BranchStep(self.slot_of[op.cond], then, otherwise, barrier, lane, op)
+        return BranchStep(self.slot_of[op.cond], then, otherwise, barrier, op)
 
-    def _loop(self, op: ops.Scan | ops.While, barrier: bool, lane: int | None) -> LoopStep:
+    def _loop(self, op: ops.Scan | ops.While, barrier: bool) -> LoopStep:
         self._meet()  # where an iteration begins
         start, first = self.epoch, len(self.slots)
         n = op.n_carry if isinstance(op, ops.Scan) else len(op.operands)
@@ -448,11 +502,9 @@ class _Reader:
             count = self._size(op.sliced[0].shape[0])
         steps = self._block(body, [*(c.after for c in carries), *(s.pointer for s in stacks)])
         self._meet()  # at the end of the loop
-        for s in self.slots:
-            if s.last >= start or s.index >= first:
-                s.first, s.last = min(s.first, start), self.epoch
+        self._live_from(start, first)
         return LoopStep(
-            count, test, condition, steps, tuple(carries), (*slices, *stacks), barrier, lane, op
+            count, test, condition, steps, tuple(carries), (*slices, *stacks), barrier, op
         )
 
     def _meet(self) -> None:
@@ -491,7 +543,7 @@ class _Reader:
     def _next_epoch(self) -> None:
         self.epoch += 1
         self.written.clear()
-        self.must_meet, self.lanes = False, 0
+        self.must_meet = False
 
     def _results(self) -> list[tuple[str, int, TensorType]]:
         values = self.main.results
@@ -503,6 +555,11 @@ class _Reader:
                 slot.kind, slot.name = "output", name
             results.append((name, slot.index, v.tensor))
         return results
+
+
+def _share(op: Op) -> Dim:
+    """How many shares of work a loop or a branch has for threads; 0: too little for a second."""
+    return dict(op.attrs["schedule"]).get("share", 1)
 
 
 def _behind_reshapes(v: Value) -> Value:

@@ -9,7 +9,8 @@
   lists what is assumed about them.
 - The values that go into and come out of regions have the types that the operation says.
 - Every constant is in the module, with its dtype and shape.
-- The operations are those of the level, see ``LEVELS``; kernels have the structure that
+- The operations are those of the level, see ``LEVELS``; in control flow that runs on the host they
+  are those of level graph; kernels have the structure that
   ``ir.loops`` describes.
 """
 
@@ -29,6 +30,7 @@ from pjit.ir.errors import ConstraintError, IRError, VerifyError
 from pjit.ir.expr import Dim, Expr
 from pjit.ir.loops import COMBINE
 from pjit.ir.opdef import OpDef, collecting, complete_attrs, infer_types, same_dim
+from pjit.ir.ops.control import host_reason
 from pjit.ir.printer import Printer, attribute
 from pjit.ir.types import (
     INDEX,
@@ -194,6 +196,7 @@ class _Verifier:
         self.visible: set[Value] = set()
         self.defined: list[Value] = []
         self.ops: set[Op] = set()
+        self.hosted = False  # in the regions of control flow that the interpreter runs
 
     def fail(
         self,
@@ -283,6 +286,8 @@ class _Verifier:
     def check_level(self, op: Op, in_fused: bool) -> None:
         assert self.level is not None
         allows = self.level.in_fused if in_fused else self.level.allows
+        if self.hosted:
+            allows = _graph
         if not isinstance(op, OpDef) or allows is None or not allows(type(op)):
             place = "a `fused` region" if in_fused else f"level {self.function.level}"
             self.fail(op, f"no operator of {place}")
@@ -354,7 +359,9 @@ class _Verifier:
         wanted = REGIONS.get(op.op_name, 0)
         if len(op.regions) != wanted:
             self.fail(op, f"{op.op_name} has {wanted} regions", got=len(op.regions))
-        outer = self.visible
+        outer, hosted = self.visible, self.hosted
+        if op.op_name in _CONTROL and host_reason(op):
+            self.hosted = True
         for region in op.regions:
             if region.owner is not op:
                 self.fail(op, "a region belongs to another owner")
@@ -365,6 +372,7 @@ class _Verifier:
             wanted_end = "k.yield" if self.function.level == "kernel" else "yield"
             if region.last.op_name != wanted_end:
                 self.fail(region.last, f"a region ends with `{wanted_end}`")
+        self.hosted = hosted
         for what, actual, expected in interface(op):
             self.check_agree(op, what, actual, expected)
         if isinstance(op, _Controlling):

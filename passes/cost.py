@@ -11,9 +11,10 @@ block, count like the others.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pjit.ir import expr
+from pjit.ir.core import Op
 from pjit.ir.expr import Dim
 from pjit.ir.target import Machine
 
@@ -28,6 +29,9 @@ WINOGRAD_GAIN = 0.85  # the share of the direct convolution's time that is worth
 TRANSFORM_STEPS = (
     4  # cycles of a transform for one vector at one point, when memory does not bound it
 )
+WINOGRAD_TRAFFIC = 4  # how often what is between comes from memory and goes there
+BLOCK_COUNT = 8  # blocks of tiles come in multiples of so many, for the threads
+WIDE_COST = 1.05  # cycles for many rows that a width for few rows may take more
 FEW_ROWS = 4  # below so many rows, packing an operand costs as much as the product
 
 
@@ -84,8 +88,15 @@ def tile_rows(p: Product, nv: int, machine: Machine) -> tuple[float, int]:
 
 
 def tile_columns(p: Product, machine: Machine) -> int:
-    """The width, in elements, of the column blocks that a packed operand is stored in."""
-    best = min(WIDTHS, key=lambda nv: (*tile_rows(p, nv, machine), nv))
+    """The width, in elements, of the column blocks that a packed operand is stored in.
+
+    A call may have a single row where their number is symbolic: wide blocks, nearly as good for
+    many rows, then have more sums under way.
+    """
+    cycles = {nv: tile_rows(p, nv, machine) for nv in WIDTHS}
+    best = min(WIDTHS, key=lambda nv: (*cycles[nv], nv))
+    if not isinstance(p.rows, int) and not p.scattered:
+        best = max(nv for nv in WIDTHS if cycles[nv][0] <= WIDE_COST * cycles[best][0])
     return best * machine.lanes(p.bits)
 
 
@@ -113,20 +124,51 @@ def winograd_product(s: Image, tile: int) -> Product:
     return Product(tiles, s.out_channels, s.channels)
 
 
+def winograd_image(first: Op, last: Op) -> Image:
+    """The sizes of a convolution from its ``nn.winograd_input`` and ``nn.winograd_output``."""
+    n, height, width, out_channels = last.results[0].tensor.static_shape
+    return Image(n, height, width, first.operands[0].tensor.static_shape[3], out_channels)
+
+
+def winograd_block(s: Image, tile: int, machine: Machine) -> int:
+    """How many tiles to convolve at a time so that what is between stays in the L2 cache.
+
+    0 when all at once is better: the tensors between are small, or so few tiles fit that reading
+    the weights again for each block costs more.
+    """
+    tiles = guess(winograd_product(s, tile).rows)
+    points = (tile + 2) ** 2
+    each = points * (s.channels + s.out_channels) * 4
+    if tiles * each <= 2 * machine.l2 or not machine.scratch:
+        return 0
+    blocks = -(-tiles * each // machine.scratch)
+    blocks = -(-blocks // BLOCK_COUNT) * BLOCK_COUNT
+    weights = points * s.channels * s.out_channels * 4
+    if blocks > tiles or blocks * weights > WINOGRAD_TRAFFIC * tiles * each:
+        return 0
+    return -(-tiles // blocks)
+
+
 def winograd_cycles(s: Image, tile: int, machine: Machine) -> float:
     """Cycles of one core for a convolution by tiles: products, transforms and their traffic."""
     product = winograd_product(s, tile)
-    points = (tile + 2) ** 2
-    cycles = product_cycles(product, machine, points)
-    for channels in (s.channels, s.out_channels):
-        size = points * guess(product.rows) * channels * 4
-        bandwidth = machine.l2_bytes_per_cycle
-        if size > machine.l2 // 2:
-            bandwidth = machine.memory_bytes_per_cycle
-        vectors = guess(product.rows) * -(-channels // machine.lanes(32))
-        arithmetic = vectors * points * TRANSFORM_STEPS
-        cycles += max(arithmetic, size / bandwidth) + size / bandwidth
-    return cycles + 2 * machine.barrier * machine.frequency
+    tiles, points = guess(product.rows), (tile + 2) ** 2
+    vectors = sum(-(-c // machine.lanes(32)) for c in (s.channels, s.out_channels))
+    arithmetic = tiles * vectors * points * TRANSFORM_STEPS
+    block = winograd_block(s, tile, machine)
+    if block:
+        blocks = -(-tiles // block)
+        weights = points * s.channels * s.out_channels * 4
+        products = blocks * product_cycles(replace(product, rows=block), machine, points)
+        again = (blocks - 1) * weights  # what later blocks find in a cache
+        saved = again / machine.memory_bytes_per_cycle - again / machine.l2_bytes_per_cycle
+        return products - saved + arithmetic
+    size = points * tiles * (s.channels + s.out_channels) * 4
+    traffic = size / machine.l2_bytes_per_cycle
+    if size > 2 * machine.l2:
+        traffic = WINOGRAD_TRAFFIC * size / machine.memory_bytes_per_cycle
+    launches = 2 * machine.barrier * machine.frequency
+    return product_cycles(product, machine, points) + arithmetic + traffic + launches
 
 
 def winograd_tile(s: Image, direct: float, machine: Machine) -> int:

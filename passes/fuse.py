@@ -1,6 +1,6 @@
 """Groups operations that become one kernel.
 
-Four kinds of group, formed in this order:
+Five kinds of group, formed in this order:
 
 - ``tile``: a packed contraction, the views through which its first operand is read, and the
   elementwise operations that follow on the same elements (bias, residual, activation), then views
@@ -9,6 +9,8 @@ Four kinds of group, formed in this order:
   (softmax, LayerNorm): one row is read, reduced and written while it is in cache;
 - ``line``: an operator that writes lines of its result in order, and the elementwise operations
   that follow on the same elements unless it reads back what it wrote;
+- ``winograd``: a convolution by Winograd's method whose intermediate tensors are too large to leave
+  the cache, with the elementwise operations that follow;
 - ``loop``: everything else that computes element by element, with its producers pulled in.
 
 A group has one result; a loop group also gives what it computes for the end of the block on the
@@ -28,7 +30,9 @@ from pjit.ir.opdef import Elementwise, OpDef
 from pjit.ir.ops.control import CONTROL, host_reason
 from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.line import LineOp
+from pjit.ir.target import Machine
 from pjit.passes.context import Context, Pass
+from pjit.passes.cost import winograd_block, winograd_image
 from pjit.passes.tile_access import reads_affine
 
 VIEWS = (ops.Reshape, ops.Transpose, ops.Broadcast, ops.Slice)
@@ -93,34 +97,40 @@ class Fuse(Pass):
         """Rewrites the main function to level ``fused``."""
         for function in module.functions.values():
             if function.level == "graph":
-                self._group(function.body)
+                self._group(function.body, context)
                 function.level = "fused"
         return True
 
-    def _group(self, block: Block) -> None:
+    def _group(self, block: Block, context: Context) -> None:
         """Groups a block, after the regions of control flow that runs natively."""
         for op in block.ops:
             if isinstance(op, CONTROL) and not host_reason(op):
                 for region in op.regions:
-                    self._group(region)
-        _Grouping(block, self.max_ops).run()
+                    self._group(region, context)
+        _Grouping(block, self.max_ops, context.machine).run()
 
 
 class _Grouping:
     """The grouping of one block; values of the blocks around it are inputs of its groups."""
 
-    def __init__(self, block: Block, max_ops: int) -> None:
-        self.block, self.max_ops = block, max_ops
+    def __init__(self, block: Block, max_ops: int, machine: Machine) -> None:
+        self.block, self.max_ops, self.machine = block, max_ops, machine
         self.order: dict[Op, int] = {}
         self.group_of: dict[Op, Op] = {}  # operation -> root of its group
         self.kinds: dict[Op, str] = {}  # root -> kind
         self.members: dict[Op, list[Op]] = {}
         self.depth: dict[Op, int] = {}  # row groups: number of reduced trailing dimensions
+        self.made: dict[Op, Value] = {}  # root -> what its group gives
 
     def run(self) -> None:
         self._repeat_views()
         self.order = {op: i for i, op in enumerate(self.block.ops)}
         for op in self.block.ops:
+            if isinstance(op, ops.WinogradInput):
+                self._grow_winograd(op)
+        for op in self.block.ops:
+            if op in self.group_of:
+                continue
             if is_tile(op):
                 self._grow_tile(op)
             elif isinstance(op, LineOp) and not op.rereads:
@@ -160,6 +170,29 @@ class _Grouping:
         group = [op]
         self._add_epilogue(group)
         self._close(group, "line")
+
+    def _grow_winograd(self, op: ops.WinogradInput) -> None:
+        """The chain from the input's values to the outputs, if it is better run in blocks."""
+        group: list[Op] = [op]
+        for kind in (ops.Reshape, ops.MatmulPacked, ops.Reshape, ops.WinogradOutput):
+            users = group[-1].result.users
+            if len(users) != 1 or not isinstance(users[0], kind):
+                return
+            group.append(users[0])
+        _, flat, product, unflat, last = group
+        points, *grid, channels = op.type.shape
+        columns = last.type.shape[-1]
+        if (
+            not (op.type.is_static and last.type.is_static)
+            or flat.type.shape != (points, expr.product(grid), channels)
+            or unflat.type.shape != (points, *grid, columns)
+            or product.operands[0] is not flat.result
+            or product.operands[1].shape[:-3] != (points,)
+        ):
+            return
+        if winograd_block(winograd_image(op, last), op.attrs["size"], self.machine):
+            self._add_epilogue(group)
+            self._close(group, "winograd")
 
     def _close(self, group: list[Op], kind: str) -> None:
         root = group[-1]
@@ -307,7 +340,7 @@ class _Grouping:
         if depth is None or any(isinstance(d, int) and d == 0 for d in full):
             return None
         shapes = _row_shapes(full, depth)
-        if root.result.shape not in shapes:
+        if root.result.shape not in _result_shapes(full, depth):
             return None
         inside: set[Op] = {root}
         queue: list[Op] = [root]
@@ -351,7 +384,13 @@ class _Grouping:
     # Building the fused operations
 
     def _build(self) -> None:
+        views: dict[tuple, Op] = {}
         for root in [op for op in self.block.ops if op in self.kinds]:
+            if isinstance(root, VIEWS) and self.members[root] == [root]:
+                key = (type(root), root.operands, tuple(root.attrs.items()))
+                if (twin := views.setdefault(key, root)) is not root:  # repeated to no avail
+                    root.result.replace_by(self.made[twin])
+                    continue
             self._outline(root, self.members[root], self.kinds[root], self.depth.get(root, 0))
         self._drop_unused()
 
@@ -376,7 +415,9 @@ class _Grouping:
             body.append(new)
             copies[op.result] = new.results[0]
         results = [root.result]
-        results += [op.result for op in group if op is not root and self.block.last in op.result.users]
+        results += [
+            op.result for op in group if op is not root and self.block.last in op.result.users
+        ]
         body.append(ops.Yield([copies[r] for r in results], {}, (), root.loc))
         fused = Fused(
             list(inputs),
@@ -389,6 +430,7 @@ class _Grouping:
         for old, result in zip(results, fused.results, strict=True):
             result.name = old.name
             old.replace_by(result)
+        self.made[root] = fused.results[0]
 
     def _drop_unused(self) -> None:
         for op in reversed(list(self.block.ops)):
@@ -408,9 +450,14 @@ def _cheap(op: Op) -> bool:
     return isinstance(op, (*VIEWS, ops.Cast, ops.Iota))
 
 
-def _row_shapes(full: tuple, depth: int) -> set[tuple]:
-    """The shapes of values in a row group: a full row, or one element per row."""
+def _result_shapes(full: tuple, depth: int) -> set[tuple]:
+    """The shapes that the result of a row group may have: a full row, or one element per row."""
     lead = full[: len(full) - depth]
-    kept = {lead + (1,) * k for k in range(depth + 1)}
+    return {full, *(lead + (1,) * k for k in range(depth + 1))}
+
+
+def _row_shapes(full: tuple, depth: int) -> set[tuple]:
+    """The shapes of values in a row group: those of results, and what broadcasts to a row."""
+    shapes = _result_shapes(full, depth)
     tails = {full[len(full) - k :] for k in range(depth + 1)}
-    return {full, *kept, *tails, ()} if expr.product(full) != 1 else {full, *kept}
+    return {*shapes, *tails, ()} if expr.product(full) != 1 else shapes

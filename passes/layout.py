@@ -47,6 +47,7 @@ from pjit.passes.cost import (
     worth_packing,
 )
 from pjit.passes.cse import merge_equal
+from pjit.passes.hoist import is_invariant
 from pjit.passes.pattern import is_constant
 from pjit.passes.rewrite import rewrite
 from pjit.passes.routes import to_first, to_last
@@ -102,7 +103,7 @@ class Layout(Pass):
             return None
         rows: Dim = op.a.shape[-2] if op.a.tensor.rank > 1 else 1
         cols: Dim = op.b.shape[-1] if op.b.tensor.rank > 1 else 1
-        if not worth_packing(rows, cols, is_constant(op.b)):
+        if not worth_packing(rows, cols, is_constant(op.b) or is_invariant(op.b, op)):
             return None
         if op.b.tensor.rank == 2:
             rows = expr.product(op.a.shape[:-1])

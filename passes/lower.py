@@ -27,9 +27,8 @@ from pjit.ir.program import parallel_extent
 from pjit.ir.target import Machine
 from pjit.ir.types import BufferType
 from pjit.passes.context import Context, Pass
-from pjit.passes.cost import guess
 from pjit.passes.pull import GroupPuller
-from pjit.passes.schedule import flops, grain
+from pjit.passes.schedule import MIN_WORK, flops, grain, work
 
 
 class KernelBuild:
@@ -128,28 +127,37 @@ class _Lowering:
         self.module, self.machine = module, machine
         self.known: dict[Any, str] = {}
 
-    def block(self, block: Block) -> bool:
-        """Lowers a block; returns whether one thread is enough for all that it runs."""
-        small = True
+    def block(self, block: Block) -> Dim:
+        """Lowers a block; returns the work of its largest launch.
+
+        Control flow gets the number of shares that a largest launch makes: with less than one, a
+        barrier costs more than a second thread is worth.
+        """
+        most: Dim = 0
         for op in list(block.ops):
             if isinstance(op, Fused):
-                small &= self.launch(op)
+                largest = work(op)
+                self.launch(op)
             elif isinstance(op, CONTROL) and not host_reason(op):
-                single = all([self.block(r) for r in op.regions])
-                op.attrs["schedule"] = (("threads", "one" if single else "all"),)
-                small &= single
-        return small
+                largest = 0
+                for region in op.regions:
+                    largest = expr.maximum(largest, self.block(region))
+                share = expr.floordiv(largest, 2 * MIN_WORK)
+                op.attrs["schedule"] = (("share", share),)
+            else:
+                continue
+            most = expr.maximum(most, largest)
+        return most
 
-    def launch(self, op: Fused) -> bool:
-        """Makes a launch of a group; returns whether it has work for one thread only."""
+    def launch(self, op: Fused) -> None:
+        """Makes a launch of a group."""
         name = f"k{len(self.known)}_{_label(op)}"
         kernel = lower_group(op, name, self.module.constants, self.machine)
         key = structure(kernel)
         if key not in self.known:
             self.known[key] = name
             self.module.add(kernel)
-        extent = parallel_extent(kernel)
-        share = grain(op, extent)
+        share = grain(op, parallel_extent(kernel))
         schedule = (("kind", op.kind), *op.schedule, ("grain", share))
         launch = Launch(
             op.operands,
@@ -163,7 +171,6 @@ class _Lowering:
             new.name = old.name
             old.replace_by(new)
         op.erase()
-        return guess(extent) < 2 * share
 
 
 def lower_group(
@@ -174,9 +181,16 @@ def lower_group(
     from pjit.passes.lower_loop import lower_loop
     from pjit.passes.lower_row import lower_row
     from pjit.passes.lower_tile import lower_tile
+    from pjit.passes.lower_winograd import lower_winograd
 
     build = KernelBuild(fused, name, constants, machine)
-    kinds = {"loop": lower_loop, "row": lower_row, "tile": lower_tile, "line": lower_line}
+    kinds = {
+        "loop": lower_loop,
+        "row": lower_row,
+        "tile": lower_tile,
+        "line": lower_line,
+        "winograd": lower_winograd,
+    }
     kinds[fused.kind](build)
     return build.finish()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pjit.ir import expr
-from pjit.ir.core import Value
+from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.loops import Guards
 from pjit.ir.opdef import Elementwise
@@ -18,11 +18,12 @@ from pjit.passes.pull import GroupPuller, broadcast_index
 def lower_line(k: KernelBuild) -> None:
     """Parallel over the lines; the last dimension is the vector unless it is walked."""
     op = next(o for o in k.fused.body.ops if isinstance(o, LineOp))
+    epilogue = epilogue_of(k, op)
     lines = op.lines
     last_is_free = bool(lines) and op.type.rank - 1 not in op.walked
 
     def one(at: Sequence[Dim]) -> None:
-        op.line(_Writer(k, op), tuple(at))  # type: ignore[attr-defined]
+        op.line(Writer(k, op.result, epilogue), tuple(at))  # type: ignore[attr-defined]
 
     if last_is_free:
         k.parallel(lines[:-1], lambda at: k.serial(lines[-1:], lambda j: one([*at, *j])))
@@ -30,32 +31,53 @@ def lower_line(k: KernelBuild) -> None:
         k.parallel(lines, one)
 
 
-class _Writer(GroupPuller):
+def epilogue_of(k: KernelBuild, op: Op) -> tuple[Elementwise, ...]:
+    """The elementwise operations of the group that follow an operation."""
+    body = k.fused.body.ops
+    return tuple(o for o in body[body.index(op) + 1 :] if isinstance(o, Elementwise))
+
+
+class Writer(GroupPuller):
     """Implements ``pjit.ir.loops.LineWriter`` in a kernel.
 
-    What follows the operator in the group is applied to each element that it writes.
+    Args:
+        k: The kernel.
+        result: What the operator writes.
+        epilogue: Operations that are applied to each element of it.
+        store: Puts a finished element where it belongs; by default into the kernel's output.
     """
 
-    def __init__(self, k: KernelBuild, op: LineOp) -> None:
+    _guards: list[tuple[Dim, Dim]]
+
+    def __init__(
+        self,
+        k: KernelBuild,
+        result: Value,
+        epilogue: Sequence[Elementwise],
+        store: Callable[[Value, tuple[Dim, ...]], None] | None = None,
+    ) -> None:
         super().__init__(k.b, k.puller.constants, k.puller.given)
-        self.output, self.lined, self.root = k.output, op.result, k.root
-        body = k.fused.body.ops
-        self.epilogue = [o for o in body[body.index(op) + 1 :] if isinstance(o, Elementwise)]
+        self.output, self.result, self.epilogue = k.output, result, epilogue
+        self.store = store or self._to_output
         for value, memory in k.memory.items():
             self.given[value] = self.buffer(memory)
 
     def write(self, index: Sequence[Dim], value: Value) -> None:
         """Writes an element of the result."""
         index = tuple(index)
-        elements = {self.lined: value}
+        elements = {self.result: value}
         for op in self.epilogue:
             xs = [
                 elements[x] if x in elements else self._operand(x, broadcast_index(index, x.shape))
                 for x in op.operands
             ]
             with self.b.located(op.loc):
-                elements[op.result] = op.scalar(self.b, *xs, **op.attrs)  # type: ignore[attr-defined]
-        self.b.store(elements[self.root], self.output, index, self._guards)
+                value = op.scalar(self.b, *xs, **op.attrs)  # type: ignore[attr-defined]
+            elements[op.result] = value
+        self.store(value, index)
+
+    def _to_output(self, value: Value, index: tuple[Dim, ...]) -> None:
+        self.b.store(value, self.output, index, self._guards)
 
     def _operand(self, x: Value, index: tuple[Dim, ...]) -> Value:
         """Reads an operand of the epilogue, without guards where it is surely inside."""
@@ -97,7 +119,8 @@ class _Writer(GroupPuller):
 
     @contextmanager
     def _guarded_by(self, guards: list[tuple[Dim, Dim]]) -> Iterator[None]:
-        saved, self._guards = self._guards, guards
+        saved = self._guards
+        self._guards = guards
         try:
             yield
         finally:

@@ -83,7 +83,7 @@ def _windows(k: KernelBuild, window: Op) -> None:
     in registers; the row is split where the window leaves the input, so that its middle part has
     no guards.
     """
-    root, shape = k.root, k.root.shape
+    shape = k.root.shape
     lead, width, channels = shape[:-2], shape[-2], shape[-1]
     n = len(lead)
 

@@ -17,14 +17,14 @@ from pjit.passes.tile_access import source_index
 
 def lower_tile(k: KernelBuild) -> None:
     """Parallel over the batch, chunks of row tiles and column blocks; in a chunk one tile after
-    the other.
+    the other, or the smaller tiles of ``few`` rows when the call has too few rows for one.
 
     A chunk's rows of A stay in the L2 cache while the column blocks pass; a column block of B
     stays there while the chunk's tiles pass.
     """
     anchor = anchor_of(k.fused)
     tile: Tile = anchor.tile()  # type: ignore[attr-defined]
-    mr, nr, chunk = (k.fused.choice(c) for c in ("mr", "nr", "chunk"))
+    mr, nr, chunk, few = (k.fused.choice(c) for c in ("mr", "nr", "chunk", "few"))
     tiles = expr.ceildiv(expr.product(tile.rows), mr)
     blocks = anchor.operands[1].shape[-3]
     a_source = anchor.operands[0]
@@ -38,7 +38,7 @@ def lower_tile(k: KernelBuild) -> None:
         part, block = (i[n], i[n + 1]) if by_rows else (i[n + 1], i[n])
         count = expr.minimum(chunk, tiles - part * chunk) if chunk != tiles else tiles
 
-        def one(t: Dim) -> None:
+        def one(t: Dim, mr: int) -> None:
             k.b.contract(
                 k.memory[a_source],
                 k.memory[anchor.operands[1]],
@@ -57,10 +57,15 @@ def lower_tile(k: KernelBuild) -> None:
                 finish=lambda acc, r, c: _finish(k, anchor.result, tile, batch, acc, r, c),
             )
 
-        if count == 1:
-            one(0)
+        if few:
+            total = expr.product(tile.rows)
+            enough = expr.minimum(total // mr, 1)
+            k.b.loop(0, enough * count, lambda t: one(t, mr))
+            k.b.loop(0, (1 - enough) * expr.ceildiv(total, few), lambda t: one(t, few))
+        elif count == 1:
+            one(0, mr)
         else:
-            k.b.loop(0, count, one)
+            k.b.loop(0, count, lambda t: one(t, mr))
 
     grid = [expr.ceildiv(tiles, chunk), blocks]
     k.parallel([*tile.batch, *(grid if by_rows else grid[::-1])], body)

@@ -10,6 +10,7 @@ from pjit.passes.dce import Dce
 from pjit.passes.decompose import Decompose
 from pjit.passes.fold import Fold
 from pjit.passes.fuse import Fuse
+from pjit.passes.hoist import Hoist
 from pjit.passes.layout import Layout
 from pjit.passes.lower import Lower
 from pjit.passes.schedule import Schedule
@@ -26,13 +27,17 @@ SIMPLIFY: list[Pass] = [
     Canonicalize(),
     Fold(),
     Cse(),
+    Hoist(),
     Dce(),
 ]
-LAYOUT: list[Pass] = [Layout(), Canonicalize(), Fold(), Cse(), Dce()]
+LAYOUT: list[Pass] = [Layout(), Canonicalize(), Fold(), Hoist(), Cse(), Dce()]
 GRAPH: list[Pass] = [*SIMPLIFY, *LAYOUT]
 KERNEL: list[Pass] = [Fuse(), Schedule(), Lower()]
 
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
-    for cls in (Affine, Canonicalize, Cse, Dce, Decompose, Fold, Fuse, Layout, Lower, Schedule)
+    for cls in (
+        *(Affine, Canonicalize, Cse, Dce, Decompose, Fold),
+        *(Fuse, Hoist, Layout, Lower, Schedule),
+    )
 }

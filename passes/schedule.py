@@ -7,13 +7,14 @@ from math import prod
 from typing import Any, ClassVar
 
 from pjit.ir import expr, ops
-from pjit.ir.core import Module, Op
+from pjit.ir.core import Block, Module, Op
 from pjit.ir.expr import Dim
 from pjit.ir.loops import Tile
+from pjit.ir.ops.control import host_reason
 from pjit.ir.ops.fused import Fused
 from pjit.ir.target import Machine
 from pjit.passes.context import Context, Pass
-from pjit.passes.cost import Product, guess, tile_rows
+from pjit.passes.cost import FMA_LATENCY, Product, guess, tile_rows, winograd_block, winograd_image
 
 PARALLEL_TARGET = 64  # iterations of a parallel nest beyond which it is not split further
 MIN_WORK = 30_000  # element operations that are worth a second thread
@@ -30,12 +31,38 @@ class Schedule(Pass):
     ensures: ClassVar[str] = "fused"
 
     def run(self, module: Module, context: Context) -> bool:
-        """Annotates the groups of the main function."""
+        """Orders the loops and annotates the groups of the main function."""
+        changed = _defer_loops(module.main.body)
         tiles = [o for o in module.main.walk() if isinstance(o, Fused) and o.kind == "tile"]
         for op in tiles:
             choices = dict(op.schedule) | tile_schedule(op, context.machine)
             op.attrs["schedule"] = tuple(choices.items())
-        return bool(tiles)
+        blocked = [o for o in module.main.walk() if isinstance(o, Fused) and o.kind == "winograd"]
+        for op in blocked:
+            op.attrs["schedule"] = tuple(winograd_schedule(op, context.machine).items())
+        return changed or bool(tiles or blocked)
+
+
+def _defer_loops(block: Block) -> bool:
+    """Moves loops behind what does not need them; returns whether anything moved.
+
+    Loops that do not need each other come one after the other, so that threads can share them out.
+    """
+    order: list[Op] = []
+    waiting: list[Op] = []
+    changed = False
+    for op in block.ops:
+        for region in op.regions:
+            changed |= _defer_loops(region)
+        used = {v.owner for inner in op.walk() for v in inner.operands}
+        if op.terminator or not used.isdisjoint(waiting):
+            order += waiting
+            waiting = []
+        loop = isinstance(op, ops.Scan | ops.While) and not host_reason(op)
+        (waiting if loop else order).append(op)
+    changed |= order != block.ops
+    block.ops = order
+    return changed
 
 
 def anchor_of(fused: Fused) -> Op:
@@ -59,7 +86,34 @@ def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     )
     mr = -tile_rows(sizes, nv, machine)[1]
     order, chunk = tile_order(sizes, mr, machine)
-    return {"mr": mr, "nr": nr, "order": order, "chunk": chunk}
+    few = 0
+    if not isinstance(sizes.rows, int) and not sizes.scattered:
+        few = few_rows(nv, mr)
+    return {"mr": mr, "nr": nr, "order": order, "chunk": chunk, "few": few}
+
+
+def few_rows(nv: int, mr: int) -> int:
+    """Rows of the tiles of a product that turns out to have fewer than ``mr``; 0: no such tiles.
+
+    So many sums as the latency of their additions hides cost what one costs.
+    """
+    rows = -(-2 * FMA_LATENCY // nv)
+    return rows if rows < mr else 0
+
+
+def winograd_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
+    """Tiles in a block, and the register tile of their products."""
+    first, last = (
+        next(o for o in fused.body.ops if isinstance(o, kind))
+        for kind in (ops.WinogradInput, ops.WinogradOutput)
+    )
+    s = winograd_image(first, last)
+    block = winograd_block(s, first.attrs["size"], machine)
+    packed = anchor_of(fused).operands[1]
+    nr = packed.shape[-1]
+    sizes = Product(block, s.out_channels, s.channels)
+    mr = -tile_rows(sizes, max(1, nr // machine.lanes(32)), machine)[1]
+    return {"block": block, "mr": mr, "nr": nr}
 
 
 def tile_order(p: Product, mr: int, machine: Machine) -> tuple[str, int]:
@@ -95,9 +149,17 @@ def flops(fused: Fused) -> Dim:
 
 def grain(fused: Fused, iterations: Dim) -> int:
     """Parallel iterations a thread should get at least, so that work outweighs the hand-over."""
-    speed = 4 if fused.kind == "tile" else 1
-    each = guess(flops(fused)) / speed / max(1, guess(iterations))
+    each = guess(flops(fused)) / _speed(fused) / max(1, guess(iterations))
     return max(1, round(MIN_WORK / max(each, 1)))
+
+
+def work(fused: Fused) -> Dim:
+    """The work of a group, in the unit of ``MIN_WORK``."""
+    return expr.floordiv(flops(fused), _speed(fused))
+
+
+def _speed(fused: Fused) -> int:
+    return 4 if fused.kind == "tile" else 1
 
 
 def split_parallel(extents: list[Dim], keep: int) -> int:

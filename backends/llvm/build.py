@@ -2,9 +2,10 @@
 
 A segment function ``void entry(ptr ctx, i64 thread, i64 threads)`` is entered by all threads. Each
 takes its contiguous share of every launch; they meet where a launch needs what another one wrote.
-Loops and branches are those of the function; a small one is run by one thread (see `ir/program.py`).
-The context is an array of 8-byte words: ``[0]`` the barrier counter and ``[8]`` the error word, each
-on a cache line of its own; from ``[16]`` on the sizes of the program, then one pointer per slot.
+Loops and branches are those of the function; a small one is run by one thread (see
+``ir/program.py``). The context is an array of 8-byte words: ``[0]`` the barrier counter and ``[8]``
+the error word, each on a cache line of its own; from ``[16]`` on the sizes of the program, then one
+pointer per slot.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pjit.ir.program import (
     NativeStep,
     ProgramView,
     Segment,
+    TeamStep,
 )
 
 BARRIER_WORD, ERROR_WORD, FIRST_SIZE = 0, 8, 16
@@ -59,7 +61,11 @@ class _Run:
     """The function of one segment."""
 
     def __init__(
-        self, module: ll.Module, view: ProgramView, segment: Segment, kernels: dict[str, ll.Function]
+        self,
+        module: ll.Module,
+        view: ProgramView,
+        segment: Segment,
+        kernels: dict[str, ll.Function],
     ) -> None:
         self.module, self.view, self.segment, self.kernels = module, view, segment, kernels
         kind = ll.FunctionType(ll.VoidType(), [_PTR, _I64, _I64])
@@ -71,27 +77,25 @@ class _Run:
         self.alone = False  # whether one thread runs the steps that are being emitted
 
     def emit(self) -> None:
-        self.target = self.b.alloca(_I64)  # arrivals at the next barrier, less those of one more
+        self.target = self.b.alloca(_I64)  # what the barrier counter has reached
         self.b.store(_I64(0), self.target)
         self._steps(self.segment.steps)
         self.b.ret_void()
 
     def _steps(self, steps: Iterable[NativeStep]) -> None:
         for step in steps:
-            if step.barrier:
+            if step.barrier and not self.alone:
                 self._meet()
             if isinstance(step, LaunchStep):
                 self._launch(step)
             elif isinstance(step, CopyStep):
                 self._copy(self._slot(step.source), self._slot(step.target), step.nbytes)
-            elif step.lane is None:
-                self._control(step)
+            elif isinstance(step, LoopStep):
+                self._loop(step)
+            elif isinstance(step, BranchStep):
+                self._branch(step)
             else:
-                mine = self.b.urem(_I64(step.lane), self.threads)
-                with self.b.if_then(self.b.icmp_signed("==", self.thread, mine)):
-                    self.alone = True
-                    self._control(step)
-                    self.alone = False
+                self._team(step)
 
     def _word(self, at: int) -> ll.Value:
         return self.b.gep(self.ctx, [_I64(at)], source_etype=_I64)
@@ -148,10 +152,34 @@ class _Run:
 
     # Control flow: all threads that run it go the same way
 
-    def _control(self, step: LoopStep | BranchStep) -> None:
-        if isinstance(step, LoopStep):
-            self._loop(step)
-            return
+    def _team(self, step: TeamStep) -> None:
+        share = self.view.sizes[step.share]
+        if self.alone:
+            self._steps(step.steps)
+        elif share == 0:
+            self._side_by_side(step.steps)
+        else:
+            little = self.b.icmp_signed("==", self._size(step.share), _I64(0))
+            few = self.b.icmp_signed("<=", self.threads, _I64(len(step.steps)))
+            single = self.b.or_(little, few)
+            with self.b.if_else(single) as (then, otherwise):
+                with then:
+                    self._meet()
+                    self._side_by_side(step.steps)
+                    self._meet()
+                with otherwise:
+                    self._steps(step.steps)
+
+    def _side_by_side(self, steps: Iterable[NativeStep]) -> None:
+        """Each step by one thread."""
+        for i, step in enumerate(steps):
+            mine = self.b.urem(_I64(i), self.threads)
+            with self.b.if_then(self.b.icmp_signed("==", self.thread, mine)):
+                self.alone = True
+                self._steps([step])
+                self.alone = False
+
+    def _branch(self, step: BranchStep) -> None:
         with self.b.if_else(self._holds(step.condition)) as (then, otherwise):
             with then:
                 self._steps(step.then)
@@ -196,7 +224,7 @@ class _Run:
         self._steps(step.body)
         i.add_incoming(b.add(i, _I64(1)), b.block)
         for c, phis in zip(step.carries, moving, strict=True):
-            following = [self.pointers[c.after], *phis[:0:-1]] if c.buffers else [self.pointers[c.after]]
+            following = [self.pointers[c.after], *phis[:0:-1]]  # the two buffers change places
             for phi, value in zip(phis, following, strict=True):
                 phi.add_incoming(value, b.block)
         b.branch(head)

@@ -1,9 +1,9 @@
 """Convolution by short polynomial products (Winograd), for 3x3 windows of stride 1.
 
-A tile of ``m x m`` outputs comes from ``(m+2)^2`` products instead of ``9*m^2``: the windows and the
-weights are evaluated at ``m+1`` points and infinity in each direction, multiplied, and interpolated.
-``nn.winograd_input``, a batch of matrix products (one for each pair of points) and
-``nn.winograd_output`` make a convolution; ``nn.winograd_weights`` folds when the weight is constant.
+A tile of ``m x m`` outputs comes from ``(m+2)^2`` products instead of ``9*m^2``: the windows and
+the weights are evaluated at ``m+1`` points and infinity in each direction, multiplied, and
+interpolated. ``nn.winograd_input``, a batch of matrix products (one for each pair of points) and
+``nn.winograd_output`` make a convolution; ``nn.winograd_weights`` folds for a constant weight.
 
 The points are 0 and pairs ``+p, -p``, so that the values at a pair share an even and an odd part,
 and infinity. The usual points 0, 1, -1, 2, -2 lose more accuracy for m = 4 than these, whose
@@ -13,7 +13,7 @@ al., "Error analysis and improving the accuracy of Winograd convolution", 2018).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -23,13 +23,14 @@ from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim
 from pjit.ir.loops import LineWriter, ScalarBuilder
-from pjit.ir.opdef import attr, operand, sample, same_dim
+from pjit.ir.opdef import attr, operand, same_dim, sample
 from pjit.ir.ops.linalg import PACKED
 from pjit.ir.ops.line import LineOp
 from pjit.ir.types import TensorType, f32, f64
 
 PAIRS: dict[int, tuple[float, ...]] = {2: (1.0,), 4: (0.625, 1.5)}  # by tile size
 KERNEL = 3
+Line = Callable[[ScalarBuilder, Sequence[Value], int], list[Value]]  # a 1-D transform
 
 
 def points(size: int) -> tuple[float, ...]:
@@ -113,7 +114,9 @@ def _weighted_all(b: ScalarBuilder, row: np.ndarray, g: Sequence[Value]) -> Valu
     return _weighted(b, [float(row[i]) for i in kept], [g[i] for i in kept])
 
 
-def _both_ways(b: ScalarBuilder, line, square: list[list[Value]], size: int) -> list[list[Value]]:  # type: ignore[no-untyped-def]
+def _both_ways(
+    b: ScalarBuilder, line: Line, square: Sequence[Sequence[Value]], size: int
+) -> list[list[Value]]:
     """A 1-D transform of the columns of a square, then of its rows."""
     columns = [line(b, column, size) for column in zip(*square, strict=True)]
     return [line(b, row, size) for row in zip(*columns, strict=True)]
@@ -132,7 +135,7 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
     """The windows of the tiles at the points.
 
     ``x`` is ``[N, H, W, C]``; the result is ``[(size+2)^2, N, tiles down, tiles across, C]``. Tile
-    ``(i, j)`` has the window from ``(i*tile - top, j*tile - left)`` on; x is zero outside.
+    ``(i, j)`` has the window from ``(i*size - top, j*size - left)`` on; x is zero outside.
 
     (C1) size is 2 or 4.
     (C2) x has a batch, two spatial dimensions and channels.
@@ -261,8 +264,8 @@ class WinogradWeights(LineOp, name="nn.winograd_weights"):
 class WinogradOutput(LineOp, name="nn.winograd_output"):
     """The outputs of the tiles from their products at the points.
 
-    ``m`` is ``[(size+2)^2, N, tiles down, tiles across, O]``, the result is ``[N, *shape, O]``; what
-    tiles have beyond it is left out.
+    ``m`` is ``[(size+2)^2, N, tiles down, tiles across, O]``, the result is ``[N, *shape, O]``; of
+    tiles that reach beyond it the rest is left out.
 
     (C1) size is 2 or 4.
     (C2) m has (size+2)^2 points, a batch, two dimensions of tiles and channels.

@@ -67,6 +67,11 @@ class HostOperation:
         return [_own(r, arrays) for r in results]
 
 
+def _possible(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the negative sizes of a branch that is not taken."""
+    return tuple(max(0, d) for d in shape)
+
+
 def _own(result: np.ndarray, operands: Sequence[np.ndarray]) -> np.ndarray:
     shared = any(np.may_share_memory(result, a) for a in operands)
     return np.array(result, order="C", copy=True if shared else None)
@@ -105,7 +110,7 @@ class HostedCall:
         for i, offset in zip(self.layout.arena, plan.placement.offsets, strict=True):
             t = view.slots[i].type
             assert frame.arena is not None
-            shape = sizes_of(t.shape, self.values)
+            shape = _possible(sizes_of(t.shape, self.values))
             self.memory[i] = np.ndarray(shape, t.dtype.numpy, frame.arena.memory, offset)
 
     def run(
@@ -140,7 +145,7 @@ class HostedCall:
         for slot in segment.slots():
             if slot in layout.late and slot not in self.memory:
                 t = layout.view.slots[slot].type
-                shape = tuple(max(0, d) for d in sizes_of(t.shape, self.values))
+                shape = _possible(sizes_of(t.shape, self.values))
                 nbytes = prod(shape) * t.dtype.itemsize
                 self._bind(slot, allocate(shape, t.dtype.numpy, nbytes)[0])
         words[BARRIER_WORD] = 0

@@ -26,7 +26,7 @@ from pjit.passes.context import Context
 from pjit.passes.pipelines import GRAPH, KERNEL
 from pjit.passes.snapshot import clone, structure
 
-EXAMPLES = int(os.environ.get("PJIT_FUZZ", "25"))
+EXAMPLES = int(os.environ.get("PJIT_FUZZ", "80"))
 INTERPRETED = 4000  # element operations that the interpreter of kernels is fast enough for
 profile = settings(
     max_examples=EXAMPLES,
@@ -128,7 +128,7 @@ def test_each_pass_keeps_the_results(theme):
 
 
 def natively(case: Case, target: str) -> None:
-    """Compiles for a target and compares with the interpreter, for each size, on 1 and 2 threads."""
+    """Compiles for a target; compares with the interpreter for each size, on 1 and 2 threads."""
     host = machine(target, threads=2)
     program = NativeProgram(compile_checked(case, Context(machine=host)), host)
     try:

@@ -129,9 +129,7 @@ def cases(draw: Callable, theme: str, most: int = 20) -> Case:
     results = finish(g)
     sizes: Sequence[dict[str, int]] = [{}]
     if symbol is not None:
-        numbers = st.lists(
-            st.integers(1, LARGEST_SYMBOL), min_size=2, max_size=2, unique=True
-        )
+        numbers = st.lists(st.integers(1, LARGEST_SYMBOL), min_size=2, max_size=2, unique=True)
         sizes = [{"N": n} for n in draw(numbers)]
     return Case(
         g.module,

@@ -72,10 +72,10 @@ def unary_function(g: Drawing) -> None:
             g.emit(name, [x], *WAVES[name], x.error + rounding(x.dtype, 1, 8 + x.bound))
         return
     _, _, f, slope = MONOTONE[name]
-    ends = sorted((f(x.low), f(x.high)))
-    bound = max(map(abs, ends))
+    low, high = sorted((f(x.low), f(x.high)))
+    bound = max(-low, high)
     error = x.error * slope(x.low, x.high) + rounding(x.dtype, max(bound, 1e-3), 16)
-    g.emit(name, [x], *ends, error)
+    g.emit(name, [x], low, high, error)
 
 
 def unary_exact(g: Drawing) -> None:
@@ -187,8 +187,8 @@ def bits(g: Drawing) -> None:
         return
     y = g.partner(x)  # type: ignore[assignment]
     if y is not None:
-        limits = (0, 1) if x.dtype == bool_ else (-INF, INF)
-        g.emit(g.one_of(("and", "or", "xor")), [x, y], *limits, 0.0)
+        low, high = (0.0, 1.0) if x.dtype == bool_ else (-INF, INF)
+        g.emit(g.one_of(("and", "or", "xor")), [x, y], low, high, 0.0)
 
 
 def compare(g: Drawing) -> None:
@@ -236,7 +236,9 @@ def cast(g: Drawing) -> None:
         return
     error = x.error + (rounding(dt, x.bound) if x.error else 0.0)
     slack = 0.01 * x.bound if dt.is_float and dt.bits == 16 else 0.0
-    low, high = (np.trunc(x.low), np.trunc(x.high)) if dt.is_int else (x.low - slack, x.high + slack)
+    low, high = (
+        (np.trunc(x.low), np.trunc(x.high)) if dt.is_int else (x.low - slack, x.high + slack)
+    )
     whole = x.whole and x.bound < 250
     g.emit(ops.Cast, [x], low, high, error, whole, dtype=dt)
 
@@ -291,7 +293,7 @@ def arg_reduce(g: Drawing) -> None:
     if x is None:
         return
     axis = g.number(0, x.rank - 1)
-    attrs = {"axis": axis, "keepdims": g.chance(40), "last": g.chance(30)}
+    attrs: dict[str, Any] = {"axis": axis, "keepdims": g.chance(40), "last": g.chance(30)}
     g.emit(g.one_of(("argmax", "argmin")), [x], 0, capped(x.shape[axis]) - 1, 0.0, **attrs)
 
 
@@ -406,7 +408,9 @@ def concat(g: Drawing) -> None:
         return (
             k.dtype == x.dtype
             and k.rank == x.rank
-            and all(d == axis or a == b for d, (a, b) in enumerate(zip(k.shape, x.shape, strict=True)))
+            and all(
+                d == axis or a == b for d, (a, b) in enumerate(zip(k.shape, x.shape, strict=True))
+            )
         )
 
     parts = [x]

@@ -25,6 +25,13 @@ NAMES = [
     "gpt2_tiny_rand",
     "vit_s_focus",
     "ddddocr_yolox_det",
+    "arabic_gru_encoder",
+    "byte_sb_bidi_lstm",
+    "ddddocr_crnn",
+    "oww_hey_mycroft",
+    "silero_vad_op18_ifless",
+    "silero_vad_v6",
+    "tashkeel_rawi_v2_int8",
 ]
 
 pytestmark = pytest.mark.models

@@ -60,6 +60,16 @@ def test_layer_norm_spelled_out_is_one_row_kernel():
     assert check(build, [random(4, 16), random(16), random(16)], 1) == ["row"]
 
 
+@pytest.mark.parametrize("shape", [(5,), (3, 5)])
+def test_a_row_without_its_leading_dimension_is_no_row_result(shape):
+    def build(b, x):
+        e = b(ops.Exp, b(ops.Reshape, x, shape=(1, *shape)))
+        total = b(ops.ReduceSum, e, axes=tuple(range(1, len(shape) + 1)))
+        return b(ops.Add, x, total)
+
+    assert check(build, [random(*shape)], 2) == ["row", "loop"]
+
+
 def test_convolution_takes_its_epilogue_and_the_move_to_memory():
     def build(b, x, w):
         geometry = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}

@@ -1,0 +1,88 @@
+"""Kernels of whole convolutions by Winograd's method, a block of tiles at a time.
+
+The values of a block at the points and their products stay in scratch memory, which fits the L2
+cache; only the input, the weights and the output come from and go to memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pjit.ir import expr
+from pjit.ir.core import Value
+from pjit.ir.expr import Dim
+from pjit.ir.ops import MatmulPacked, WinogradInput, WinogradOutput
+from pjit.passes.lower import KernelBuild, unflatten
+from pjit.passes.lower_line import Writer, epilogue_of
+
+Index = tuple[Dim, ...]
+
+
+def lower_winograd(k: KernelBuild) -> None:
+    """Parallel over blocks of tiles: in each the input's values, the products, the outputs."""
+    body = k.fused.body.ops
+    first = next(o for o in body if isinstance(o, WinogradInput))
+    product = next(o for o in body if isinstance(o, MatmulPacked))
+    last = next(o for o in body if isinstance(o, WinogradOutput))
+    points, *grid, channels = first.type.static_shape
+    columns = last.type.static_shape[-1]
+    block, mr, nr = (k.fused.choice(c) for c in ("block", "mr", "nr"))
+    total = expr.product(grid)
+    assert isinstance(total, int)
+    values = k.b.scratch(first.type.dtype, (points, block, channels))
+    products = k.b.scratch(first.type.dtype, (points, block, columns))
+    weights = k.memory[product.operands[1]]
+
+    def run(i: Sequence[Dim]) -> None:
+        start = i[0] * block
+        count = expr.minimum(block, total - start)
+
+        def each(extent: int, body: Callable[[Dim, Index], None]) -> None:
+            """``body(tile in the block, place of the line)`` for vectors of channels."""
+
+            def tile(t: Dim) -> None:
+                at = unflatten(start + t, grid)
+                k.b.loop(0, extent, lambda c: body(t, (*at, c)), kind="vector")
+
+            k.b.loop(0, count, tile)
+
+        def transform(t: Dim, at: Index) -> None:
+            def store(value: Value, index: Index) -> None:
+                k.b.store(value, values, (index[0], t, index[-1]))
+
+            first.line(Writer(k, first.result, (), store), at)
+
+        def multiply(p: Dim, column: Dim, row: Dim) -> None:
+            k.b.contract(
+                values,
+                weights,
+                rows=(block,),
+                taps=(),
+                depth=channels,
+                cols=columns,
+                tile=(mr, nr),
+                row0=row * mr,
+                col0=column * nr,
+                a_index=lambda r, t, d: (p, r[0], d),
+                a_guards=lambda r, t: (),
+                b_index=lambda t, d, c: (p, column, d, c),
+                finish=lambda acc, r, c: k.b.store(acc, products, (p, r[0], c)),
+            )
+
+        def interpolate(t: Dim, at: Index) -> None:
+            writer = Writer(k, last.result, epilogue_of(k, last))
+            writer.given[last.operands[0]] = lambda index: k.b.load(
+                products, (index[0], t, index[-1])
+            )
+            last.line(writer, at)
+
+        each(channels, transform)
+        blocks, rows = expr.ceildiv(columns, nr), expr.ceildiv(block, mr)
+        k.b.loop(
+            0,
+            points,
+            lambda p: k.b.loop(0, blocks, lambda c: k.b.loop(0, rows, lambda r: multiply(p, c, r))),
+        )
+        each(columns, interpolate)
+
+    k.parallel([expr.ceildiv(total, block)], run)

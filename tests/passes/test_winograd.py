@@ -1,0 +1,216 @@
+"""Winograd convolutions: where they are chosen, how they fuse, how accurate they are."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graphs import close, graph, lower, run_kernels
+from native import NativeProgram
+from rewriting import check_pass, find
+
+from pjit.backends.llvm.target import machine
+from pjit.ir import interpret, ops, sym, tensor
+from pjit.ir.ops.fused import Fused
+from pjit.ir.target import Machine
+from pjit.ir.types import f32, f64, i64
+from pjit.passes import layout
+from pjit.passes.context import Context
+from pjit.passes.cost import Image, winograd_block, winograd_cycles
+from pjit.passes.fuse import Fuse
+from pjit.passes.layout import Layout
+from pjit.passes.manager import run_pipeline
+from pjit.passes.pipelines import GRAPH, KERNEL
+
+WIDE = Machine("wide", vector_bits=512, vector_registers=32)
+CHANNELS = 128
+RESNET = [(56, 64), (28, 128), (14, 256)]  # height and width, channels
+rng = np.random.default_rng(0)
+
+
+def conv(b, x, w, stride=1, dilation=1, groups=1, pad=1):
+    attrs = {"strides": (stride,) * 2, "pads": (pad,) * 4, "dilations": (dilation,) * 2}
+    return b(ops.Conv, x, w, groups=groups, **attrs)
+
+
+def weight(b, out, channels, dtype=np.float32, kernel=3):
+    return b.constant(rng.standard_normal((out, channels, kernel, kernel)), dtype, "w")
+
+
+def large(*, dtype=f32, batch=1, size=28):
+    return tensor(dtype, batch, CHANNELS, size, size)
+
+
+def sizes(m):
+    """The tile sizes of the convolutions that go by tiles."""
+    return [op.attrs["size"] for op in find(m, "nn.winograd_output")]
+
+
+def laid_out(build, *types):
+    m = graph(build, types)
+    Layout().run(m, Context(WIDE))
+    return m
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+def test_large_convolution_goes_by_tiles(pad):
+    m = graph(lambda b, x: conv(b, x, weight(b, 128, CHANNELS), pad=pad), [large()])
+    check_pass(m, Layout().run, Context(WIDE))
+    assert sizes(m) == [4]
+    assert not find(m, "nn.conv_packed")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda b, x: conv(b, x, weight(b, 128, CHANNELS), stride=2),
+        lambda b, x: conv(b, x, weight(b, 128, CHANNELS), dilation=2),
+        lambda b, x: conv(b, x, weight(b, 128, CHANNELS // 2), groups=2),
+        lambda b, x: conv(b, x, weight(b, 128, CHANNELS, kernel=5)),
+    ],
+    ids=["strided", "dilated", "grouped", "other kernel"],
+)
+def test_other_convolutions_stay_direct(build):
+    m = laid_out(build, large())
+    assert find(m, "nn.conv_packed")
+    assert not sizes(m)
+
+
+@pytest.mark.parametrize("shape", [(32, 8, 8), (3, 224, 224)], ids=["small", "few channels"])
+def test_where_transforms_cost_more_than_they_save(shape):
+    m = laid_out(lambda b, x: conv(b, x, weight(b, 32, shape[0])), tensor(f32, 1, *shape))
+    assert not sizes(m)
+
+
+def test_symbolic_sizes_dynamic_weights_and_f64_stay_direct():
+    m = laid_out(lambda b, x: conv(b, x, weight(b, 128, CHANNELS)), large(batch=sym("N")))
+    assert not sizes(m)
+    kernel = tensor(f32, 128, CHANNELS, 3, 3)
+    assert not sizes(laid_out(lambda b, x, w: conv(b, x, w), large(), kernel))
+    m = laid_out(lambda b, x: conv(b, x, weight(b, 128, CHANNELS, np.float64)), large(dtype=f64))
+    assert not sizes(m)
+
+
+def test_weights_from_memory_favour_smaller_tiles():
+    """With few tiles the weights decide: those of size 4 are more than twice as large."""
+    few = Image(1, 7, 7, 512, 512)
+    slow = Machine("slow", memory_bytes_per_cycle=4.0)
+    assert winograd_cycles(few, 2, slow) < winograd_cycles(few, 4, slow)
+    many = Image(16, 7, 7, 512, 512)
+    assert winograd_cycles(many, 4, slow) < winograd_cycles(many, 2, slow)
+
+
+def residual(b, rows):
+    """relu(conv(x) + bias + x), channels-last."""
+    x = b(ops.Transpose, rows, perm=(0, 3, 1, 2))
+    bias = b.constant(rng.standard_normal((CHANNELS, 1, 1)), np.float32, "bias")
+    y = b(ops.Add, conv(b, x, weight(b, CHANNELS, CHANNELS)), bias)
+    y = b(ops.Relu, b(ops.Add, y, x))
+    return b(ops.Transpose, y, perm=(0, 2, 3, 1))
+
+
+def test_weights_fold_and_the_epilogue_joins_the_output():
+    m = graph(residual, [tensor(f32, 1, 28, 28, CHANNELS)])
+    run_pipeline(m, [*GRAPH, Fuse()], Context(WIDE))
+    groups = [o for o in m.main.body.ops if isinstance(o, Fused)]
+    assert [(g.kind, [o.op_name for o in g.body.ops if not o.terminator]) for g in groups] == [
+        ("line", ["nn.winograd_input"]),
+        ("tile", ["matmul_packed", "reshape"]),
+        ("line", ["nn.winograd_output", "add", "add", "relu"]),
+    ]
+
+
+@pytest.mark.parametrize("extent", [28, 13])
+def test_epilogue_at_the_border(extent):
+    m = graph(residual, [tensor(f32, 2, extent, extent, CHANNELS)])
+    x = rng.standard_normal((2, extent, extent, CHANNELS)).astype(np.float32)
+    (want,) = interpret(m, x)
+    run_pipeline(m, [*GRAPH, *KERNEL], Context(machine("host")))
+    assert len(find(m, "launch")) == 3
+    one, two = (NativeProgram(m, machine("host"))(x, threads=n)[0] for n in (1, 2))
+    assert close(one, want, 1e-5)
+    assert one.tobytes() == two.tobytes()
+
+
+@pytest.mark.parametrize(("shape", "size"), [((2, 25, 26, 20), 4), ((1, 21, 13, 33), 2)])
+def test_blocks_of_tiles(monkeypatch, shape, size):
+    """Where the tensors between do not fit the cache, one kernel does all, a block at a time."""
+    monkeypatch.setattr(layout, "winograd_tile", lambda *_: size)
+    target = replace(machine("host"), l2=1 << 13, scratch=1 << 15)
+
+    def build(b, rows):
+        x = b(ops.Transpose, rows, perm=(0, 3, 1, 2))
+        y = b(ops.Relu, b(ops.Add, conv(b, x, weight(b, shape[3], shape[3])), x))
+        return b(ops.Transpose, y, perm=(0, 2, 3, 1))
+
+    m = graph(build, [tensor(f32, *shape)])
+    x = rng.standard_normal(shape).astype(np.float32)
+    (want,) = interpret(m, x)
+    run_pipeline(m, [*GRAPH, *KERNEL], Context(target))
+    (launch,) = find(m, "launch")
+    schedule = dict(launch.schedule)
+    assert schedule["kind"] == "winograd"
+    tiles = shape[0] * -(-shape[1] // size) * -(-shape[2] // size)
+    assert tiles % schedule["block"], "the last block is smaller"
+    one, two = (NativeProgram(m, target)(x, threads=n)[0] for n in (1, 2))
+    assert close(one, want, 1e-5)
+    assert one.tobytes() == two.tobytes()
+
+
+def test_blocks_need_scratch_memory_and_enough_tiles():
+    s = Image(1, 112, 112, 64, 64)
+    assert 0 < winograd_block(s, 4, WIDE) < 28 * 28 / 8
+    assert winograd_block(s, 4, replace(WIDE, scratch=0)) == 0
+    assert winograd_block(Image(1, 14, 14, 256, 256), 4, WIDE) == 0, "fits the cache"
+    assert winograd_block(Image(2, 28, 28, 1024, 1024), 4, WIDE) == 0, "weights are larger"
+    blocked = winograd_cycles(s, 4, WIDE)
+    assert blocked < winograd_cycles(s, 4, replace(WIDE, scratch=0))
+
+
+def lowered(build, *types):
+    return lower(graph(build, types))
+
+
+def test_elementwise_operations_join_a_line():
+    def build(b, x, y):
+        return b(ops.Relu, b(ops.Mul, b(ops.Cumsum, x, axis=0), y))
+
+    m = lowered(build, tensor(f32, 5, 7), tensor(f32, 7))
+    assert len(find(m, "launch")) == 1
+    x, y = rng.standard_normal((5, 7)).astype("f4"), rng.standard_normal(7).astype("f4")
+    want = np.maximum(np.cumsum(x, 0) * y, 0).astype("f4")
+    assert close(run_kernels(m, x, y)[0], want, 1e-6)
+    assert close(NativeProgram(m, machine("host"))(x, y)[0], want, 1e-6)
+
+
+@pytest.mark.parametrize(("reduction", "launches"), [("none", 1), ("add", 2)])
+def test_lines_that_read_back_stay_alone(reduction, launches):
+    def build(b, x, i, u):
+        return b(ops.Neg, b(ops.ScatterElements, x, i, u, axis=0, reduction=reduction))
+
+    m = lowered(build, tensor(f32, 6), tensor(i64, 3), tensor(f32, 3))
+    assert len(find(m, "launch")) == launches
+    x, u = rng.standard_normal(6).astype("f4"), rng.standard_normal(3).astype("f4")
+    i = np.array([4, 1, 4])
+    want = -ops.ScatterElements.ref(x, i, u, axis=0, reduction=reduction)
+    assert close(run_kernels(m, x, i, u)[0], want, 1e-6)
+
+
+def error(monkeypatch, size, x, w, want):
+    """Root mean square and largest error of a convolution with tiles of a size, 0 for direct."""
+    monkeypatch.setattr(layout, "winograd_tile", lambda *_: size)
+    m = graph(lambda b, v: conv(b, v, b.constant(w, f32, "w")), [tensor(f32, *x.shape)])
+    run_pipeline(m, [*GRAPH, *KERNEL], Context(machine("host")))
+    gap = NativeProgram(m, machine("host"))(x)[0] - want
+    return np.sqrt(np.mean(gap**2)), np.abs(gap).max()
+
+
+@pytest.mark.parametrize(("extent", "channels"), RESNET)
+def test_error_is_at_most_four_times_the_direct_one(monkeypatch, extent, channels):
+    x = rng.standard_normal((1, channels, extent, extent)).astype(np.float32)
+    w = rng.standard_normal((48, channels, 3, 3)).astype(np.float32)
+    attrs = {"strides": (1, 1), "pads": (1,) * 4, "dilations": (1, 1), "groups": 1}
+    want = ops.Conv.ref(x.astype(np.float64), w.astype(np.float64), **attrs)
+    direct = error(monkeypatch, 0, x, w, want)
+    for size in (2, 4):
+        found = error(monkeypatch, size, x, w, want)
+        assert all(f <= 4 * d for f, d in zip(found, direct, strict=True)), (size, found, direct)
