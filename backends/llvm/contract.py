@@ -25,9 +25,11 @@ from pjit.backends.llvm.lanes import (
     I32,
     I64,
     PTR,
+    VOID,
     both,
     constant,
     constant_array,
+    declare,
     element_of,
     gep,
     intrinsic,
@@ -46,6 +48,7 @@ from pjit.ir.loops import Contraction, Prim
 if TYPE_CHECKING:
     from pjit.backends.llvm.emit import KernelEmitter
 
+PREFETCH = 4096  # bytes ahead that B is asked for when it does not fit the L2 cache
 ZEROS = 4096  # elements of the row of zeros: the depth is walked in pieces of this length
 INLINE_REGION = 12  # cost of a region that is repeated for each vector of the tile
 _COSTLY = 25  # the cost of a primitive that is a polynomial
@@ -81,6 +84,9 @@ class _Contract:
         self.row_names = [f"#r{i}" for i in range(len(op.rows))]
         self.tap_names = [f"#t{i}" for i in range(len(op.taps))]
         self.a_step = self._coefficient(self.a_offset, "#k")
+        size = expr.product(self.b_type.shape) * self.dtype.itemsize
+        far = isinstance(size, int) and size > e.machine.l2
+        self.ahead = PREFETCH if far else 0
         self.guards = self._open_guards()
 
     def emit(self) -> None:
@@ -165,6 +171,8 @@ class _Contract:
                 )
                 for j in range(self.vectors)
             ]
+            if self.ahead:
+                self._prefetch(panel)
             out = []
             for i, pointer in enumerate(pointers):
                 raw = b.load(
@@ -176,6 +184,14 @@ class _Contract:
             return [gep(b, panel, I64(self.op.nr), self.element), *out]
 
         return e.loop(0, depth if isinstance(depth, int) else e.index.scalar(depth), 1, state, step)
+
+    def _prefetch(self, panel: Any) -> None:
+        """Asks for the vectors of B that are needed some steps later."""
+        b = self.b
+        fetch = declare(b.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
+        for j in range(self.vectors):
+            at = I64(self.ahead // self.dtype.itemsize + j * self.lanes)
+            b.call(fetch, [gep(b, panel, at, self.element), I32(0), I32(3), I32(1)])
 
     def _widened(self, raw: Any) -> Any:
         prims = self.e.prims
