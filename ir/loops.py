@@ -705,7 +705,7 @@ class Puller(Protocol):
         self,
         combine: str,
         extents: Sequence[Dim],
-        body: Callable[[Sequence[Expr]], Value],
+        body: Callable[[Sequence[Dim]], Value],
         dtype: DType,
     ) -> Value:
         """Combines ``body(indices)`` over all indices below the extents with a key of COMBINE."""

@@ -408,8 +408,9 @@ class _Reader:
         first = team[0]
         if _share(op) != _share(first):
             return False
-        alike = isinstance(op, ops.Scan) and isinstance(first, ops.Scan)
-        return _share(op) == 0 or (alike and op.sliced[0].shape[0] == first.sliced[0].shape[0])
+        if isinstance(op, ops.Scan) and isinstance(first, ops.Scan):
+            return _share(op) == 0 or op.sliced[0].shape[0] == first.sliced[0].shape[0]
+        return _share(op) == 0
 
     def _team(self, team: Sequence[Control]) -> None:
         """Control flow: for one thread each, for all, or as sizes and threads decide."""

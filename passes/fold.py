@@ -68,12 +68,11 @@ class _Folder:
             return None
         results = found if isinstance(found, tuple | list) else (found,)
         name = _name(op.operands, op.op_name)
-        made = [
+        made: list[Value] = [
             Const.of(b, np.ascontiguousarray(np.asarray(a)).reshape(r.shape), name)
             for a, r in zip(results, op.results, strict=True)
         ]
-        for value in made:
-            self.named[value.owner.value] += 1
+        self.named.update(value.op.attrs["value"] for value in made if value.op)
         for value in dict.fromkeys(op.operands):
             self._drop(value, b.module)
         return made

@@ -47,7 +47,12 @@ class CudaMachine(Machine):
         return self.arch
 
 
-_COMMON: dict[str, Any] = {"vector_bits": 1024, "vector_registers": 64, "barrier": 3e-6, "scratch": 0}
+_COMMON: dict[str, Any] = {
+    "vector_bits": 1024,
+    "vector_registers": 64,
+    "barrier": 3e-6,
+    "scratch": 0,
+}
 _MACHINES: dict[str, dict[str, Any]] = {
     "sm_80": {
         "cc": (8, 0),

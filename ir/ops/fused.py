@@ -16,8 +16,8 @@ class Fused(OpDef, name="fused"):
     ``kind`` says how it is scheduled: ``loop`` (each element of the results by itself), ``row``
     (reductions over the trailing dimensions and what surrounds them, a row at a time), ``tile``
     (a contraction with its epilogue), ``line`` (lines of the result in order),
-    ``winograd`` (a convolution in blocks of tiles). ``schedule`` holds what the fuser and the schedule pass
-    decided, as (name, value) pairs.
+    ``winograd`` (a convolution in blocks of tiles). ``schedule`` holds what the fuser and the
+    schedule pass decided, as (name, value) pairs.
     """
 
     structural = True

@@ -173,7 +173,8 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
             tiles_of(s, (low, high), size)
             for s, low, high in zip(x.shape[1:3], pads[:2], pads[2:], strict=True)
         )
-        padded = np.zeros((x.shape[0], down * size + 2, across * size + 2, x.shape[3]), np.float64)
+        covered = [int(tiles * size + 2) for tiles in (down, across)]  # type: ignore[arg-type]
+        padded = np.zeros((x.shape[0], *covered, x.shape[3]), np.float64)
         inside = padded[:, pads[0] :, pads[1] :]
         h, w = min(x.shape[1], inside.shape[1]), min(x.shape[2], inside.shape[2])
         inside[:, :h, :w] = x[:, :h, :w]
