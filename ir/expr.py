@@ -182,7 +182,7 @@ def _recombine(terms: dict[Monomial, int]) -> dict[Monomial, int]:
             rest = monomial[:at] + monomial[at + 1 :]
             whole = _mul(_mul(floordiv(a.lhs, a.rhs), a.rhs), c)
             for other in rest:
-                whole = _mul(whole, _atom(other))
+                whole = _mul(whole, atom(other))
             wanted = _terms(whole)
             if all(terms.get(m) == k for m, k in wanted.items()):
                 left = dict(terms)
@@ -191,7 +191,7 @@ def _recombine(terms: dict[Monomial, int]) -> dict[Monomial, int]:
                     del left[m]
                 value = _mul(a.lhs, c)
                 for other in rest:
-                    value = _mul(value, _atom(other))
+                    value = _mul(value, atom(other))
                 return _terms(_add(_raw(left), value))
     return terms
 
@@ -200,13 +200,14 @@ def _raw(terms: dict[Monomial, int]) -> Dim:
     return _make(terms)
 
 
-def _atom(a: Atom) -> Expr:
+def atom(a: Atom) -> Expr:
+    """The expression that is one atom."""
     return Expr((((a,), 1),))
 
 
 def sym(name: str, low: int = 1, extent: Dim | None = None) -> Expr:
     """A symbol: a dimension by default; a loop variable with ``low=0`` and its extent."""
-    return _atom(Sym(name, low, extent))
+    return atom(Sym(name, low, extent))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -281,14 +282,11 @@ def floordiv(a: Dim, b: Dim) -> Dim:
     if isinstance(b, Expr) and a == b:
         return 1
     q, r = _split(a, b)
-    if isinstance(r, Expr) and isinstance(b, int):
-        g = b
-        for m, c in r.terms:
-            g = gcd(g, c) if m else g
-        if g > 1:  # (g*x + k)//(g*y) == (x + k//g)//y
-            low = _terms(r)
-            k = low.pop((), 0)
-            return q + floordiv(_make({m: c // g for m, c in low.items()}) + k // g, b // g)
+    coarse = _coarsened(r, b)
+    if coarse is not None:  # (g*x + k)//(g*y) == x//y for 0 <= k < g
+        g, x, _ = coarse
+        assert isinstance(b, int)
+        return q + floordiv(x, b // g)
     if within(r, 0, b):
         return q
     if isinstance(r, Expr) and len(r.terms) == 1 and r.terms[0][1] == 1 and len(r.terms[0][0]) == 1:
@@ -297,7 +295,7 @@ def floordiv(a: Dim, b: Dim) -> Dim:
             return q + floordiv(inner.lhs, _mul(inner.rhs, b))
     if r == 0:
         return q
-    return q + _atom(Call("//", r, b))
+    return q + atom(Call("//", r, b))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -314,7 +312,27 @@ def mod(a: Dim, b: Dim) -> Dim:
         return r % b
     if within(r, 0, b):
         return r
-    return _atom(Call("%", r, b))
+    coarse = _coarsened(r, b)
+    if coarse is not None:  # (g*x + k) % (g*y) == g*(x % y) + k for 0 <= k < g
+        g, x, k = coarse
+        assert isinstance(b, int)
+        return mod(x, b // g) * g + k
+    return atom(Call("%", r, b))
+
+
+def _coarsened(r: Dim, b: Dim) -> tuple[int, Dim, Dim] | None:
+    """``(g, x, k)`` with ``r = g*x + k`` and ``0 <= k < g`` for a common factor g of b and terms of r."""
+    if not isinstance(r, Expr) or not isinstance(b, int):
+        return None
+    factors = {gcd(b, c) for m, c in r.terms if m}
+    for g in sorted((f for f in factors if f > 1), reverse=True):
+        terms = dict(r.terms)
+        constant = terms.pop((), 0)
+        k = _make({m: c for m, c in terms.items() if c % g}) + constant % g
+        if within(k, 0, g):
+            x = _make({m: c // g for m, c in terms.items() if c % g == 0}) + constant // g
+            return g, x, k
+    return None
 
 
 def minimum(a: Dim, b: Dim) -> Dim:
@@ -323,7 +341,7 @@ def minimum(a: Dim, b: Dim) -> Dim:
         return a
     if at_least(a - b, 0):
         return b
-    return _atom(Call("min", *sorted((a, b), key=str)))
+    return atom(Call("min", *sorted((a, b), key=str)))
 
 
 def maximum(a: Dim, b: Dim) -> Dim:
@@ -332,7 +350,7 @@ def maximum(a: Dim, b: Dim) -> Dim:
         return a
     if at_least(b - a, 0):
         return b
-    return _atom(Call("max", *sorted((a, b), key=str)))
+    return atom(Call("max", *sorted((a, b), key=str)))
 
 
 def ceildiv(a: Dim, b: Dim) -> Dim:
@@ -356,7 +374,13 @@ def at_least(x: Dim, low: int) -> bool:
 
 def within(x: Dim, low: int, high: Dim) -> bool:
     """Whether ``low <= x < high`` can be proven."""
-    return at_least(x - low, 0) and at_least(high - x, 1)
+    if not at_least(x - low, 0):
+        return False
+    if isinstance(x, Expr) and len(x.terms) == 1 and x.terms[0][1] == len(x.terms[0][0]) == 1:
+        a = x.terms[0][0][0]
+        if isinstance(a, Call) and a.op == "//":  # a//b < high when a < high*b
+            return at_least(high * a.rhs - a.lhs, 1)
+    return at_least(high - x, 1)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -469,12 +493,12 @@ def substitute(x: Dim, values: Mapping[str, Dim]) -> Dim:
         term: Dim = c
         for a in m:
             if isinstance(a, Sym):
-                term = term * values.get(a.name, _atom(a))
+                term = term * values.get(a.name, atom(a))
             elif _call_symbols(a) & values.keys():
                 left, right = substitute(a.lhs, values), substitute(a.rhs, values)
                 term = term * _APPLY[a.op](left, right)
             else:
-                term = term * _atom(a)
+                term = term * atom(a)
         total = total + term
     return total
 

@@ -149,10 +149,9 @@ class _Graph:
         kernel = self.module.functions[op.attrs["kernel"]]
         types = [v.tensor.substitute(self.sizes) for v in op.results]
         outputs = tuple(np.empty(t.static_shape, t.dtype.numpy) for t in types)
-        arrays, sizes = (*operands, *outputs), dict[str, int]()
-        for v, a in zip(kernel.args, arrays, strict=True):
-            solve(v.shape, a.shape, sizes)
-        interpret_kernel(kernel, arrays, {**self.sizes, **sizes})
+        values = [int(expr.substitute(d, self.sizes)) for d in op.attrs["sizes"]]  # type: ignore[arg-type]
+        sizes = dict(zip(kernel.attrs["symbols"], values, strict=True))
+        interpret_kernel(kernel, (*operands, *outputs), sizes)
         return outputs
 
     def if_(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:

@@ -388,8 +388,8 @@ class _Reader:
         outputs = [self._made(r) for r in op.results]
         self._use([*inputs, *outputs])
         self.written.update(outputs)
-        bind = symbol_binding(kernel, [v.tensor for v in (*op.operands, *op.results)])
-        sizes = tuple(self._size(bind[s]) for s in kernel.attrs["symbols"])
+        bind = dict(zip(kernel.attrs["symbols"], op.sizes, strict=True))
+        sizes = tuple(self._size(d) for d in op.sizes)
         extent = self._size(expr.substitute(parallel_extent(kernel), bind))
         grain = int(dict(op.schedule).get("grain", 1))
         slots = (*inputs, *outputs)
@@ -576,15 +576,3 @@ def _captured(op: Op) -> list[Value]:
     local = {v for o in inner for v in o.results}
     local |= {a for o in (op, *inner) for r in o.regions for a in r.args}
     return list(dict.fromkeys(v for o in inner for v in o.operands if v not in local))
-
-
-def symbol_binding(kernel: Function, types: list[TensorType]) -> dict[str, Dim]:
-    """What the kernel's symbols are at a launch, from the types of its buffers there."""
-    bind: dict[str, Dim] = {}
-    for arg, t in zip(kernel.args, types, strict=True):
-        for d, actual in zip(arg.shape, t.shape, strict=True):
-            if isinstance(d, expr.Expr) and len(d.terms) == 1 and expr.symbols(d) == {str(d)}:
-                bind.setdefault(str(d), actual)
-    for s in kernel.attrs["symbols"]:
-        bind.setdefault(s, expr.sym(s))  # a symbol of the program itself
-    return bind

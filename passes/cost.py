@@ -109,13 +109,21 @@ def product_cycles(p: Product, machine: Machine, batch: int = 1) -> float:
 
 @dataclass(frozen=True)
 class Image:
-    """The sizes of a 3x3 convolution of stride 1, f32: outputs and channels."""
+    """The sizes of a 3x3 convolution of stride 1, f32: outputs and channels.
+
+    ``count`` is 1 for a symbolic batch: what pays for one image pays for more.
+    """
 
     count: int
     height: int
     width: int
     channels: int
     out_channels: int
+
+
+def batch_of(n: Dim) -> int:
+    """The batch that a convolution is planned for."""
+    return n if isinstance(n, int) else 1
 
 
 def winograd_product(s: Image, tile: int) -> Product:
@@ -126,8 +134,10 @@ def winograd_product(s: Image, tile: int) -> Product:
 
 def winograd_image(first: Op, last: Op) -> Image:
     """The sizes of a convolution from its ``nn.winograd_input`` and ``nn.winograd_output``."""
-    n, height, width, out_channels = last.results[0].tensor.static_shape
-    return Image(n, height, width, first.operands[0].tensor.static_shape[3], out_channels)
+    n, *shape = last.results[0].shape
+    height, width, out_channels = (int(d) for d in shape)
+    channels = first.operands[0].shape[3]
+    return Image(batch_of(n), height, width, channels, out_channels)
 
 
 def winograd_block(s: Image, tile: int, machine: Machine) -> int:

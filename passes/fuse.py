@@ -183,7 +183,7 @@ class _Grouping:
         points, *grid, channels = op.type.shape
         columns = last.type.shape[-1]
         if (
-            not (op.type.is_static and last.type.is_static)
+            not all(isinstance(d, int) for d in (*grid[1:], *last.type.shape[1:], channels))
             or flat.type.shape != (points, expr.product(grid), channels)
             or unflat.type.shape != (points, *grid, columns)
             or product.operands[0] is not flat.result

@@ -9,7 +9,7 @@ transpose. Last, matrix products pack their right operands.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
@@ -40,6 +40,7 @@ from pjit.passes.context import Context, Pass
 from pjit.passes.cost import (
     Image,
     Product,
+    batch_of,
     product_cycles,
     tile_columns,
     winograd_product,
@@ -92,8 +93,9 @@ class Layout(Pass):
         """The size of the tiles for a convolution by Winograd's method, or 0."""
         if not suits_winograd(op):
             return 0
-        direct = product_cycles(convolution(op), context.machine)
-        return winograd_tile(image(op), direct, context.machine)
+        planned = image(op)
+        sizes = replace(convolution(op), rows=planned.count * planned.height * planned.width)
+        return winograd_tile(planned, product_cycles(sizes, context.machine), context.machine)
 
     def _columns(self, sizes: Product, context: Context) -> int:
         return self.nr or tile_columns(sizes, context.machine)
@@ -134,21 +136,23 @@ def is_depthwise(op: Conv) -> bool:
 
 
 def suits_winograd(op: Conv) -> bool:
-    """Whether a convolution has 3x3 windows, constant weights and static sizes, in f32."""
+    """Whether a convolution has 3x3 windows, constant weights and a static image, in f32."""
     return (
         op.x.dtype == f32
         and op.groups == 1
         and tuple(op.w.shape[2:]) == (3, 3)
         and max((*op.strides, *op.dilations)) == 1
-        and all(isinstance(d, int) and d > 0 for d in op.type.shape)
+        and all(isinstance(d, int) and d > 0 for d in op.type.shape[1:])
+        and op.type.shape[0] != 0
         and is_constant(op.w)
     )
 
 
 def image(op: Conv) -> Image:
     """The sizes of a convolution that suits Winograd's method."""
-    n, out, height, width = op.type.static_shape
-    return Image(n, height, width, op.w.type.static_shape[1], out)
+    n, *shape = op.type.shape
+    out, height, width = (int(d) for d in shape)
+    return Image(batch_of(n), height, width, op.w.type.static_shape[1], out)
 
 
 def wide(b: Builder, x: Value) -> Value:

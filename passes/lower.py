@@ -27,6 +27,7 @@ from pjit.ir.program import parallel_extent
 from pjit.ir.target import Machine
 from pjit.ir.types import BufferType
 from pjit.passes.context import Context, Pass
+from pjit.passes.local_dims import LocalDims
 from pjit.passes.pull import GroupPuller
 from pjit.passes.schedule import MIN_WORK, flops, grain, work
 
@@ -150,21 +151,20 @@ class _Lowering:
         return most
 
     def launch(self, op: Fused) -> None:
-        """Makes a launch of a group."""
+        """Replaces a group by a launch."""
         name = f"k{len(self.known)}_{_label(op)}"
+        count, types = flops(op), [r.type for r in op.results]
+        actual = LocalDims(op).actual
         kernel = lower_group(op, name, self.module.constants, self.machine)
         key = structure(kernel)
         if key not in self.known:
             self.known[key] = name
             self.module.add(kernel)
-        share = grain(op, parallel_extent(kernel))
-        schedule = (("kind", op.kind), *op.schedule, ("grain", share))
-        launch = Launch(
-            op.operands,
-            {"kernel": self.known[key], "schedule": schedule, "flops": flops(op)},
-            [r.type for r in op.results],
-            op.loc,
-        )
+        extent = expr.substitute(parallel_extent(kernel), actual)
+        schedule = (("kind", op.kind), *op.schedule, ("grain", grain(op.kind, count, extent)))
+        attrs = {"kernel": self.known[key], "schedule": schedule, "flops": count}
+        attrs["sizes"] = tuple(actual[s] for s in kernel.attrs["symbols"])
+        launch = Launch(op.operands, attrs, types, op.loc)
         assert op.parent is not None
         op.parent.insert_before(op, launch)
         for old, new in zip(op.results, launch.results, strict=True):

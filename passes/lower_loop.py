@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 from pjit.ir import expr, ops
 from pjit.ir.core import Op, Value
-from pjit.ir.expr import Dim
+from pjit.ir.expr import Dim, Expr
 from pjit.ir.opdef import Elementwise
 from pjit.passes.lower import KernelBuild, merged_extents, unflatten
 from pjit.passes.schedule import CHUNK, reads_windows, split_parallel
 
 Index = tuple[Dim, ...]
+UNROLLED_TAPS = 36  # taps written out for the pixels that are computed at once
 
 
 def lower_loop(k: KernelBuild) -> None:
@@ -89,13 +90,13 @@ def _windows(k: KernelBuild, window: Op) -> None:
 
     def row(i: Sequence[Dim]) -> None:
         def vector(c: Dim) -> None:
-            for lo, hi, unroll in _parts(window, width):
-                k.b.loop(
-                    0,
-                    hi - lo,
-                    lambda w, lo=lo: _finish(k, (*i, w + lo, c)),
-                    unroll=unroll,
-                )
+            for lo, hi, inside in _parts(window, width):
+
+                def pixel(w: Expr, lo: Dim = lo, inside: bool = inside) -> None:
+                    with k.puller.inside_along(str(w) if inside else None):
+                        _finish(k, (*i, w + lo, c))
+
+                k.b.loop(0, hi - lo, pixel, unroll=_unroll(window) if inside else 1)
 
         k.b.loop(0, channels, vector, kind="vector")
 
@@ -103,8 +104,14 @@ def _windows(k: KernelBuild, window: Op) -> None:
     k.parallel(lead, row)
 
 
-def _parts(window: Op, width: Dim) -> list[tuple[Dim, Dim, int]]:
-    """The parts (from, to, unroll) of the row: left border, middle, right border."""
+def _unroll(window: Op) -> int:
+    """Pixels at once where windows have no guards along the row."""
+    kernel = window.attrs.get("kernel") or window.operands[1].shape[:-1]
+    return max(1, min(4, UNROLLED_TAPS // int(expr.product(kernel))))  # type: ignore[arg-type]
+
+
+def _parts(window: Op, width: Dim) -> list[tuple[Dim, Dim, bool]]:
+    """The parts of the row: from, to, and whether the windows there are inside the input."""
     at = len(window.attrs["strides"]) - 1
     kernel = (
         window.operands[1].shape[at]
@@ -112,18 +119,17 @@ def _parts(window: Op, width: Dim) -> list[tuple[Dim, Dim, int]]:
         else window.attrs["kernel"][at]
     )
     stride, dilation = window.attrs["strides"][at], window.attrs["dilations"][at]
-    pad = window.attrs["pads"][at]
-    size = window.operands[0].shape[-2]
-    first = -(-pad // stride)
+    pad, size = window.attrs["pads"][at], window.operands[0].shape[-2]
+    first = expr.minimum(-(-pad // stride), width)
     # the last position whose window ends inside: w*stride - pad + (kernel-1)*dilation <= size - 1
     end = expr.floordiv(size - 1 + pad - (kernel - 1) * dilation, stride) + 1
-    if not isinstance(width, int) or not isinstance(end, int):
-        return [(0, width, 1)]
-    end = min(end, width)
-    if end <= first:
-        return [(0, width, 1)]
-    parts: list[tuple[Dim, Dim, int]] = [(0, first, 1), (first, end, 4), (end, width, 1)]
-    return [(lo, hi, u) for lo, hi, u in parts if lo != hi]
+    end = expr.maximum(expr.minimum(end, width), first)
+    parts: list[tuple[Dim, Dim, bool]] = [
+        (0, first, False),
+        (first, end, True),
+        (end, width, False),
+    ]
+    return [(lo, hi, inside) for lo, hi, inside in parts if lo != hi]
 
 
 def _concat(k: KernelBuild, concat: Op) -> None:

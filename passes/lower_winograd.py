@@ -24,11 +24,11 @@ def lower_winograd(k: KernelBuild) -> None:
     first = next(o for o in body if isinstance(o, WinogradInput))
     product = next(o for o in body if isinstance(o, MatmulPacked))
     last = next(o for o in body if isinstance(o, WinogradOutput))
-    points, *grid, channels = first.type.static_shape
-    columns = last.type.static_shape[-1]
+    points, *grid, channels = first.type.shape
+    columns = last.type.shape[-1]
+    assert isinstance(points, int) and isinstance(channels, int) and isinstance(columns, int)
     block, mr, nr = (k.fused.choice(c) for c in ("block", "mr", "nr"))
     total = expr.product(grid)
-    assert isinstance(total, int)
     values = k.b.scratch(first.type.dtype, (points, block, channels))
     products = k.b.scratch(first.type.dtype, (points, block, columns))
     weights = k.memory[product.operands[1]]

@@ -8,7 +8,8 @@ choice of which values are computed in place and which are read from memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 
 import numpy as np
@@ -57,6 +58,7 @@ class GroupPuller:
     ) -> None:
         self.b, self.constants, self.given = b, constants, given
         self._guards: list[tuple[Dim, Dim]] = []
+        self._settled: str | None = None  # a loop variable whose guards are known to hold
         self._memo: dict[Block, dict[tuple, Value]] = {}
 
     def buffer(self, memory: Value) -> Read:
@@ -96,7 +98,7 @@ class GroupPuller:
 
     def guarded(self, guards: Guards, make: Callable[[], Value], otherwise: float) -> Value:
         """What ``make`` builds where the guards hold, else the constant."""
-        open_guards = [g for g in guards if not expr.within(g[0], 0, g[1])]
+        open_guards = [g for g in guards if not self._holds(g)]
         if not open_guards:
             return make()
         saved = self._guards
@@ -112,6 +114,20 @@ class GroupPuller:
                 return value
         condition = self.b.inside(open_guards)
         return self.b.select(condition, value, self.b.const(otherwise, value))
+
+    def _holds(self, guard: tuple[Dim, Dim]) -> bool:
+        if self._settled is not None and self._settled in expr.symbols(guard[0]):
+            return True
+        return expr.within(guard[0], 0, guard[1])
+
+    @contextmanager
+    def inside_along(self, variable: str | None) -> Iterator[None]:
+        """Takes guards of a loop variable to hold: the caller has chosen its range so."""
+        saved, self._settled = self._settled, variable
+        try:
+            yield
+        finally:
+            self._settled = saved
 
     def inside(self, guards: Guards) -> Value:
         """Whether all guards hold, as a bool."""

@@ -125,7 +125,8 @@ def tile_order(p: Product, mr: int, machine: Machine) -> tuple[str, int]:
     whole = guess(p.depth) * guess(p.cols) * p.bits // 8
     tiles = -(-guess(p.rows) // mr)
     if whole <= machine.l2 // 2:
-        return "rows", max(1, min(tiles // 64, TILE_CHUNK))
+        shared = tiles // 64 if isinstance(p.rows, int) else TILE_CHUNK
+        return "rows", max(1, min(shared, TILE_CHUNK))
     return "columns", max(1, min(tiles, TILE_CHUNK))
 
 
@@ -147,19 +148,19 @@ def flops(fused: Fused) -> Dim:
     return total
 
 
-def grain(fused: Fused, iterations: Dim) -> int:
+def grain(kind: str, count: Dim, iterations: Dim) -> int:
     """Parallel iterations a thread should get at least, so that work outweighs the hand-over."""
-    each = guess(flops(fused)) / _speed(fused) / max(1, guess(iterations))
+    each = guess(count) / _speed(kind) / max(1, guess(iterations))
     return max(1, round(MIN_WORK / max(each, 1)))
 
 
 def work(fused: Fused) -> Dim:
     """The work of a group, in the unit of ``MIN_WORK``."""
-    return expr.floordiv(flops(fused), _speed(fused))
+    return expr.floordiv(flops(fused), _speed(fused.kind))
 
 
-def _speed(fused: Fused) -> int:
-    return 4 if fused.kind == "tile" else 1
+def _speed(kind: str) -> int:
+    return 4 if kind == "tile" else 1
 
 
 def split_parallel(extents: list[Dim], keep: int) -> int:

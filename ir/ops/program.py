@@ -10,14 +10,15 @@ class Launch(OpDef, name="launch"):
     """Runs a kernel of the module on its operands; the results are the buffers that the kernel
     writes.
 
-    ``flops`` and ``seconds`` are the cost model's prediction for the launch, symbolic sizes
-    counted as 1.
+    ``sizes`` are the values of the kernel's symbols, in their order. ``flops`` counts the launch's
+    arithmetic operations; ``schedule`` is what chose the kernel, for reports.
     """
 
     level = "program"
     structural = True
     inputs = variadic()
     kernel = attr(doc="the name of the kernel")
+    sizes = attr(())
     schedule = attr(())
     flops = attr(0)
     __slots__ = ()

@@ -125,7 +125,7 @@ graph @f(%x: f32[2,3]) -> f32[2,3] {level="fused"} {
 def test_launches_run_their_kernels():
     module = parse_module("""\
 program @main(%x: f32[B,3]) -> f32[B,3] {
-  %y = launch %x {kernel="twice"} : f32[B,3]
+  %y = launch %x {kernel="twice", sizes=[B]} : f32[B,3]
   return %y
 }
 

@@ -141,3 +141,34 @@ def test_equal_groups_share_a_kernel():
 
     module = lower(graph(build, types_of([random(4, 16)])))
     assert len([f for f in module.functions.values() if f.level == "kernel"]) == 1
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_windows_of_a_free_width(kernel, stride):
+    """The parts of a row follow from its width at run time; only the middle has no guards."""
+    n, w = expr.sym("N"), expr.sym("W")
+    weights = random(kernel, kernel, 4)
+
+    def build(b, x):
+        geometry = {"strides": (stride,) * 2, "pads": (kernel // 2,) * 4, "dilations": (1, 1)}
+        return b(ops.Relu, b(ops.Depthwise, x, b.constant(weights), **geometry))
+
+    module = lower(graph(build, [tensor(f32, n, 3, w, 4)]))
+    for width in (1, 2, 3, 4, 11):
+        x = random(2, 3, width, 4)
+        want = interpret(graph(build, types_of([x])), x)
+        assert close(run_kernels(module, x)[0], want[0], 3e-6)
+
+
+def test_groups_that_differ_in_their_expressions_share_a_kernel():
+    h = expr.sym("H")
+
+    def build(b, x, y):
+        return [b(ops.Relu, x), b(ops.Relu, y)]
+
+    types = [tensor(f32, (h + 1) // 2, 4), tensor(f32, h, 4)]
+    module = lower(graph(build, types))
+    assert len([f for f in module.functions.values() if f.level == "kernel"]) == 1
+    launches = [o for o in module.main.body.ops if isinstance(o, ops.Launch)]
+    assert [o.sizes for o in launches] == [((h + 1) // 2,), (h,)]

@@ -23,7 +23,7 @@ from graphs import graph, lower
 from pjit.backends.cuda.source import CudaSource
 from pjit.backends.cuda.target import machine
 from pjit.ir import ops
-from pjit.ir.core import Function
+from pjit.ir.core import Function, Module
 from pjit.ir.expr import substitute
 from pjit.ir.loops import kernels
 from pjit.ir.types import DTYPES, parse_type
@@ -42,18 +42,30 @@ class Case:
     sizes: Mapping[str, int] = field(default_factory=dict)
     below: int = 5  # integer inputs lie in [-below, below)
 
-    def kernel(self) -> Function:
-        """The kernel, lowered for a GPU."""
+    def lowered(self) -> Module:
+        """The graph, lowered for a GPU."""
         kinds = [parse_type(t) for t in self.inputs]
-        (kernel,) = kernels(lower(graph(self.build, kinds), machine()))  # type: ignore[arg-type]
+        return lower(graph(self.build, kinds), machine())  # type: ignore[arg-type]
+
+    def kernel(self) -> Function:
+        """The kernel."""
+        (kernel,) = kernels(self.lowered())
         return kernel
+
+    def arguments(self) -> dict[str, int]:
+        """The kernel's symbols with their values."""
+        module = self.lowered()
+        (kernel,) = kernels(module)
+        launch = next(o for o in module.main.body.ops if o.op_name == "launch")
+        values = [int(substitute(d, self.sizes)) for d in launch.attrs["sizes"]]
+        return dict(zip(kernel.attrs["symbols"], values, strict=True))
 
     def arrays(self, kernel: Function) -> list[np.ndarray]:
         """Inputs, and outputs that hold no result yet."""
         rng = np.random.default_rng(1)
-        made = []
+        made, sizes = [], self.arguments()
         for at, v in enumerate(kernel.args):
-            shape = tuple(int(substitute(d, self.sizes)) for d in v.shape)
+            shape = tuple(int(substitute(d, sizes)) for d in v.shape)
             dt = v.dtype
             if at >= len(kernel.args) - kernel.attrs["outputs"]:
                 made.append(np.full(shape, 77).astype(dt.numpy))

@@ -38,10 +38,11 @@ def test_source_computes_what_the_kernel_says(case, emulate):
     kernel = case.kernel()
     source = emit_source(kernel, machine())
     want = case.arrays(kernel)
-    interpret_kernel(kernel, want, case.sizes)
+    sizes = case.arguments()
+    interpret_kernel(kernel, want, sizes)
     for reverse in (False, True):
         got = case.arrays(kernel)
-        assert emulate(source, got, case.sizes, reverse=reverse) == 0
+        assert emulate(source, got, sizes, reverse=reverse) == 0
         for v, a, b in zip(kernel.args, got, want, strict=True):
             assert close(a, b, TOLERANCE.get(v.dtype.name, 0.0)), v.name
 
@@ -83,8 +84,8 @@ def test_short_rows_share_a_warp(cases):
 def test_grid_is_capped(cases):
     gpu = dataclasses.replace(machine(), threads=2)
     launch = emit_source(cases["chain"].kernel(), gpu).launch
-    assert launch.grid({"N": 1}) == 1
-    assert launch.grid({"N": 1 << 20}) == 2 * 8
+    assert launch.grid({"d0": 1}) == 1
+    assert launch.grid({"d0": 1 << 20}) == 2 * 8
 
 
 def test_index_out_of_range_is_reported(cases, emulate):

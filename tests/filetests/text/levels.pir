@@ -9,7 +9,7 @@ graph @main(%x: f32[N,64]) -> f32[N,64] {level="fused"} {
 
 // run: parse
 program @main(%x: f32[N,64]) -> f32[N,64] {
-  %0 = launch %x {kernel="scale"} : f32[N,64]
+  %0 = launch %x {kernel="scale", sizes=[N]} : f32[N,64]
   return %0
 }
 
@@ -34,7 +34,7 @@ kernel @scale(%x: buf f32[N,64], %y: buf f32[N,64]) {symbols=["N"], outputs=1} {
 // ----
 
 program @main(%x: f32[N,64]) -> f32[N,64] {
-  %0 = launch %x {kernel="scale"} : f32[N,64]
+  %0 = launch %x {kernel="scale", sizes=[N]} : f32[N,64]
   return %0
 }
 
