@@ -321,7 +321,7 @@ def mod(a: Dim, b: Dim) -> Dim:
 
 
 def _coarsened(r: Dim, b: Dim) -> tuple[int, Dim, Dim] | None:
-    """``(g, x, k)`` with ``r = g*x + k`` and ``0 <= k < g`` for a common factor g of b and terms of r."""
+    """``(g, x, k)``: ``r = g*x + k`` and ``0 <= k < g`` for a common factor g of b and of terms."""
     if not isinstance(r, Expr) or not isinstance(b, int):
         return None
     factors = {gcd(b, c) for m, c in r.terms if m}

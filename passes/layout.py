@@ -151,7 +151,7 @@ def suits_winograd(op: Conv) -> bool:
 def image(op: Conv) -> Image:
     """The sizes of a convolution that suits Winograd's method."""
     n, *shape = op.type.shape
-    out, height, width = (int(d) for d in shape)
+    out, height, width = (d for d in shape if isinstance(d, int))
     return Image(batch_of(n), height, width, op.w.type.static_shape[1], out)
 
 

@@ -26,7 +26,9 @@ def lower_winograd(k: KernelBuild) -> None:
     last = next(o for o in body if isinstance(o, WinogradOutput))
     points, *grid, channels = first.type.shape
     columns = last.type.shape[-1]
-    assert isinstance(points, int) and isinstance(channels, int) and isinstance(columns, int)
+    assert isinstance(points, int)
+    assert isinstance(channels, int)
+    assert isinstance(columns, int)
     block, mr, nr = (k.fused.choice(c) for c in ("block", "mr", "nr"))
     total = expr.product(grid)
     values = k.b.scratch(first.type.dtype, (points, block, channels))

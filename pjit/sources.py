@@ -74,16 +74,17 @@ def external_files(path: Path) -> list[str]:
     """The files that hold data of an ONNX model, relative to its folder."""
     if not _mentions(path, _LOCATION):
         return []
-    import onnx
     from onnx.external_data_helper import uses_external_data
 
-    model = onnx.load(path, load_external_data=False)
+    from pjit.frontends.onnx.reader import read_model
+
+    model, _, _ = read_model(path)
     names: dict[str, None] = {}
     for tensor in _tensors(model.graph):
         if uses_external_data(tensor):
             fields = {e.key: e.value for e in tensor.external_data}
             names[fields.get("location", "")] = None
-    return [n for n in names if n]
+    return [n for n in names if n and n != path.name]
 
 
 def _mentions(path: Path, data: bytes) -> bool:

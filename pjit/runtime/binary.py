@@ -37,9 +37,12 @@ class Binary:
 
     @staticmethod
     def of(module: Module, view: ProgramView, code: bytes, meta: dict[str, Any]) -> Binary:
-        """Made of a module of level ``program`` and its object code."""
+        """Made of a module of level ``program`` and its object code.
+
+        Constants that still lie in the mapped file of a model are copied: it may change.
+        """
         used = {op.attrs["value"] for op in module.main.walk() if isinstance(op, ops.Const)}
-        constants = {n: a for n, a in module.constants.items() if n in used}
+        constants = {n: _owned(a) for n, a in module.constants.items() if n in used}
         return Binary(view, code, constants, print_module(_skeleton(module)), meta)
 
     def sections(self, group: str) -> tuple[dict[str, Any], dict[str, Bytes]]:
@@ -90,3 +93,13 @@ def _outline(source: Block) -> Block:
         body.append(For((), loop.attrs, (), loop.loc, [_outline(loop.body)]))
     body.append(type(source.last)((), {}, (), source.last.loc))
     return body
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    """The array, copied if its memory is a mapped file."""
+    base: Any = array
+    while base is not None:
+        if isinstance(base, np.memmap):
+            return np.array(array, order="C")
+        base = getattr(base, "base", None)
+    return array

@@ -7,6 +7,7 @@ model.
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from pjit.errors import ModelError, Problem
+from pjit.frontends.onnx.weights import LARGE, NotWalked, detached
 from pjit.ir.types import DType, dtype
 
 # Element types of ONNX that pjit has; numbers are onnx.TensorProto.DataType.
@@ -73,7 +75,7 @@ def read_model(source: str | os.PathLike | bytes) -> tuple[onnx.ModelProto, Path
         data, folder, name = bytes(source), None, "<bytes>"
     else:
         path = Path(source)
-        data, folder, name = path.read_bytes(), path.parent, str(path)
+        data, folder, name = _read(path), path.parent, str(path)
     if not data:
         raise _not_onnx(name, "the file is empty")
     model = onnx.ModelProto()
@@ -91,6 +93,19 @@ def read_model(source: str | os.PathLike | bytes) -> tuple[onnx.ModelProto, Path
     if not all(isinstance(text, str) for text in texts):
         raise _not_onnx(name, "damaged: a name is not UTF-8")
     return model, folder, name
+
+
+def _read(path: Path) -> bytes:
+    """A file's message; large weights stay in the file and become external data of it."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size < LARGE or path.is_symlink():
+            return file.read()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            try:
+                with memoryview(mapped) as view:
+                    return detached(view, path.name)
+            except NotWalked:
+                return file.read()
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[object]:
