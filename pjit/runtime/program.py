@@ -24,7 +24,9 @@ from pjit.runtime.memory import aligned, allocate
 from pjit.runtime.plan import ERROR_WORD, Arena, Frame, Layout, Plan, estimated_seconds, sizes_of
 from pjit.runtime.signature import Signature, Spec
 
-INLINE_SECONDS = 30e-6  # calls that take less run on the thread of the caller
+# Calls that take less run on the thread of the caller; longer ones where there is one thread only,
+# as nothing is lost but the hand-over.
+INLINE_SECONDS, INLINE_SECONDS_ALONE = 30e-6, 100e-6
 MAX_PLANS = 64
 MAX_PLAN_BYTES = 16 << 20
 
@@ -73,6 +75,7 @@ class Runnable:
         sync: bool = False,
     ) -> None:
         self.view, self.engine, self.sync = view, engine, sync
+        self._inline_seconds = INLINE_SECONDS_ALONE if engine.threads == 1 else INLINE_SECONDS
         self.inputs = tuple(Spec.of(n, t) for n, t in view.inputs)
         self.outputs = tuple(Spec.of(n, t) for n, _, t in view.results)
         self.signature = Signature(view.inputs, view.symbols, view.checks)
@@ -131,7 +134,7 @@ class Runnable:
         key = tuple([v.shape for v in values])
         plan = self._plans.get(key) or self._new_plan(key)
         self._clock = plan.stamp = self._clock + 1
-        if plan.seconds < INLINE_SECONDS and not pending:
+        if plan.seconds < self._inline_seconds and not pending:
             results = self._call_inline(plan, args, values)
             if results is not None:
                 return results
