@@ -12,7 +12,7 @@ Simplifications that need a range (``(i*W + j) // W == i``) use it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import gcd
@@ -351,6 +351,28 @@ def maximum(a: Dim, b: Dim) -> Dim:
     if at_least(b - a, 0):
         return b
     return atom(Call("max", *sorted((a, b), key=str)))
+
+
+def flatten(index: Sequence[Dim], shape: Sequence[Dim]) -> Dim:
+    """The row-major position of an index in a shape."""
+    position: Dim = 0
+    for i, d in zip(index, shape, strict=True):
+        position = position * d + i
+    return position
+
+
+def unflatten(position: Dim, shape: Sequence[Dim]) -> tuple[Dim, ...]:
+    """The index at a row-major position, which must lie inside the shape."""
+    if 0 in shape and len(shape) > 1:
+        return (0,) * len(shape)
+    index: list[Dim] = []
+    outermost = True
+    for at, d in enumerate(shape):
+        stride = product(shape[at + 1 :])
+        quotient = floordiv(position, stride)
+        index.append(0 if d == 1 else quotient if outermost else mod(quotient, d))
+        outermost = outermost and d == 1
+    return tuple(index)
 
 
 def ceildiv(a: Dim, b: Dim) -> Dim:

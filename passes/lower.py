@@ -244,22 +244,3 @@ def merged_extents(shape: Sequence[Dim], operands: Sequence[Sequence[Dim]]) -> l
         else:
             runs.append([d])
     return runs
-
-
-def unflatten(linear: Dim, shape: Sequence[Dim]) -> tuple[Dim, ...]:
-    """The row-major coordinates of a linear index."""
-    index: list[Dim] = []
-    step: Dim = 1
-    for at, d in reversed(list(enumerate(shape))):
-        x = expr.floordiv(linear, step)
-        index.append(expr.mod(x, d) if at else x)
-        step = step * d
-    return tuple(reversed(index))
-
-
-def flatten(index: Sequence[Dim], shape: Sequence[Dim]) -> Dim:
-    """The row-major linear index of coordinates."""
-    linear: Dim = 0
-    for i, d in zip(index, shape, strict=True):
-        linear = linear * d + i
-    return linear

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from pjit.ir import expr, ops
 from pjit.ir.core import Op, Value
-from pjit.ir.expr import Dim, Expr
+from pjit.ir.expr import Dim, Expr, unflatten
 from pjit.ir.opdef import Elementwise
-from pjit.passes.lower import KernelBuild, merged_extents, unflatten
+from pjit.passes.lower import KernelBuild, merged_extents
 from pjit.passes.schedule import CHUNK, reads_windows, split_parallel
 
 Index = tuple[Dim, ...]

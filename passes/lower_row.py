@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from pjit.ir import expr, ops
 from pjit.ir.core import Op, Value
-from pjit.ir.expr import Dim
+from pjit.ir.expr import Dim, flatten, unflatten
 from pjit.ir.opdef import Elementwise
-from pjit.ir.types import DType, f32
-from pjit.passes.lower import KernelBuild, flatten, unflatten
+from pjit.ir.ops.windows import accumulator
+from pjit.passes.lower import KernelBuild
 from pjit.passes.pull import identity
 
 COMBINE: dict[type[Op], str] = {
@@ -28,11 +28,6 @@ def combining(op: Op) -> str:
     if op.operands[0].dtype.kind == "b":
         return {"max": "or", "min": "and"}[name]
     return name
-
-
-def accumulator(dt: DType) -> DType:
-    """The dtype in which a reduction accumulates."""
-    return f32 if dt.is_float and dt.bits < 32 else dt
 
 
 def lower_row(k: KernelBuild) -> None:

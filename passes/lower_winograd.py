@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from pjit.ir import expr
 from pjit.ir.core import Value
-from pjit.ir.expr import Dim
+from pjit.ir.expr import Dim, unflatten
 from pjit.ir.ops import MatmulPacked, WinogradInput, WinogradOutput
-from pjit.passes.lower import KernelBuild, unflatten
+from pjit.passes.lower import KernelBuild
 from pjit.passes.lower_line import Writer, epilogue_of
 
 Index = tuple[Dim, ...]

@@ -9,10 +9,10 @@ import numpy as np
 from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
-from pjit.ir.expr import Dim
+from pjit.ir.expr import Dim, unflatten
 from pjit.ir.loops import Puller, Tile
 from pjit.ir.opdef import OpDef, attr, broadcast_shapes, operand, same_dim, sample
-from pjit.ir.ops.windows import accumulator, delinearise, widen
+from pjit.ir.ops.windows import accumulator, widen
 from pjit.ir.types import FLOATS, NUMERIC, TensorType, f32, f64, i32
 
 PACKED = (f64, f32)  # what the tile contraction multiplies
@@ -194,10 +194,10 @@ class MatmulPacked(OpDef, name="matmul_packed"):
                 taps=(),
                 depth=a.shape[-1],
                 cols=self.cols,
-                a_index=lambda g, r, t, k: (*delinearise(r[0], lead), k),
+                a_index=lambda g, r, t, k: (*unflatten(r[0], lead), k),
                 a_guards=lambda g, r, t: (),
                 b_index=lambda g, n, t, k, c: (*(0,) * shared, n, k, c),
-                out_index=lambda g, r, c: (*(0,) * extra, *delinearise(r[0], lead), c),
+                out_index=lambda g, r, c: (*(0,) * extra, *unflatten(r[0], lead), c),
             )
         return Tile(
             batch=out.shape[:-2],

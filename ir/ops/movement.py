@@ -15,7 +15,7 @@ import numpy as np
 from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
-from pjit.ir.expr import Dim
+from pjit.ir.expr import Dim, flatten, unflatten
 from pjit.ir.loops import Puller
 from pjit.ir.opdef import (
     Arg,
@@ -29,31 +29,10 @@ from pjit.ir.opdef import (
     variadic,
 )
 from pjit.ir.ops.elementwise import ALL
-from pjit.ir.types import FLOATS, INTS, NUMERIC, DType, TensorType, bf16, f32, i8, row_major
+from pjit.ir.types import FLOATS, INTS, NUMERIC, DType, TensorType, bf16, f32, i8
 
 Shape = tuple[Dim, ...]
 PAD_MODES = ("constant", "edge", "reflect")
-
-
-def flatten(index: Sequence[Dim], shape: Shape) -> Dim:
-    """The row-major position of an index."""
-    total: Dim = 0
-    for i, stride in zip(index, row_major(shape), strict=True):
-        total = total + i * stride
-    return total
-
-
-def unflatten(linear: Dim, shape: Shape) -> Shape:
-    """The index at a row-major position, which must lie inside the shape."""
-    if 0 in shape:
-        return (0,) * len(shape)
-    index: list[Dim] = []
-    outermost = True
-    for d, stride in zip(shape, row_major(shape), strict=True):
-        quotient = linear // stride
-        index.append(0 if d == 1 else quotient if outermost else quotient % d)
-        outermost = outermost and d == 1
-    return tuple(index)
 
 
 def require_not_negative(dims: Shape, constraint: str) -> None:

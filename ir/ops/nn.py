@@ -14,11 +14,11 @@ import numpy as np
 from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
-from pjit.ir.expr import Dim
+from pjit.ir.expr import Dim, flatten, unflatten
 from pjit.ir.loops import Puller, Tile
 from pjit.ir.opdef import OpDef, attr, operand, same_dim, sample
 from pjit.ir.ops.linalg import PACKED
-from pjit.ir.ops.windows import Windows, accumulator, delinearise, geometry, linearise, widen
+from pjit.ir.ops.windows import Windows, accumulator, geometry, widen
 from pjit.ir.types import FLOATS, NUMERIC, TensorType, f32, f64, i32
 
 SPATIAL = (1, 2, 3)  # numbers of spatial dimensions
@@ -203,7 +203,7 @@ class PackWeights(OpDef, name="nn.pack_weights"):
         g, block, row, j = index
         cols, channels = w.shape[0] // self.groups, w.shape[1]
         o = block * self.nr + j
-        taps = delinearise(row // channels, w.shape[2:])
+        taps = unflatten(row // channels, w.shape[2:])
         source = (g * cols + o, row % channels, *taps)
         return k.guarded(((o, cols),), lambda: k.read(self.w, source), 0.0)
 
@@ -312,10 +312,10 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
                 taps=(),
                 depth=per_group,
                 cols=cols,
-                a_index=lambda g, r, t, k: (*delinearise(r[0], lead), g[0] * per_group + k),
+                a_index=lambda g, r, t, k: (*unflatten(r[0], lead), g[0] * per_group + k),
                 a_guards=lambda g, r, t: (),
                 b_index=lambda g, n, t, k, c: (g[0], n, k, c),
-                out_index=lambda g, r, c: (*delinearise(r[0], lead), g[0] * cols + c),
+                out_index=lambda g, r, c: (*unflatten(r[0], lead), g[0] * cols + c),
             )
         width = self.kernel[-1]
         merged = (
@@ -347,7 +347,7 @@ class ConvPacked(OpDef, name="nn.conv_packed"):
         depth = width * per_group if merged else per_group
 
         def b_index(g: Any, n: Any, t: Any, k: Any, c: Any) -> tuple[Dim, ...]:
-            tap = linearise(full(t)[: len(outer)], outer)
+            tap = flatten(full(t)[: len(outer)], outer)
             return (g[0], n, tap * depth + k, c)
 
         return Tile(

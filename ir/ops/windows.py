@@ -136,27 +136,6 @@ def geometry(
     return {"strides": strides, "pads": pads or (0,) * 2 * n, "dilations": dilations or (1,) * n}
 
 
-def delinearise(i: Dim, shape: Sequence[Dim]) -> tuple[Dim, ...]:
-    """The index in ``shape`` of row-major position ``i``.
-
-    The row-major offset of that index simplifies to ``i``.
-    """
-    out: list[Dim] = []
-    for at in range(1, len(shape)):
-        inner = expr.product(shape[at:])
-        out.append(i // inner)
-        i = i % inner
-    return (*out, i)[: len(shape)]
-
-
-def linearise(index: Sequence[Dim], shape: Sequence[Dim]) -> Dim:
-    """The row-major position of an index in ``shape``."""
-    total: Dim = 0
-    for i, d in zip(index, shape, strict=True):
-        total = total * d + i
-    return total
-
-
 def accumulator(dt: DType) -> DType:
     """The dtype that sums are kept in: f32 for the 16-bit floats, else the dtype itself."""
     return f32 if dt in (f16, bf16) else dt
