@@ -25,10 +25,10 @@ The lowering of a graph operator is one of
   operands, written with the scalar primitives of ``ir.loops`` (elementwise operators);
 - ``element(self, k, index)``: the element of the result at an index, by reading operands at
   computed indices and by reducing (data movement, gathers, reductions, pooling, convolution); see
-  ``pjit.ir.loops.Puller``;
+  ``pjit.ir.kernel_builder.Puller``;
 - ``line(self, k, at)``: a line of the result, element by element in order, where elements depend on
   those before (scatters, running sums); ``walked`` names the dimensions of a line; see
-  ``pjit.ir.loops.LineWriter``;
+  ``pjit.ir.kernel_builder.LineWriter``;
 - ``decompose(b, *operands, **attrs)``: the same value made of other operators;
 - ``tile(self) -> pjit.ir.loops.Tile``: a tile contraction of its first two operands (packed
   matrix products and convolutions);

@@ -11,13 +11,8 @@ import numpy as np
 from pjit.ir import expr
 from pjit.ir.core import Block, Function, Module, Op, Value
 from pjit.ir.expr import Dim
-from pjit.ir.loops import (
-    ScalarBuilder,
-    index_checks,
-    kernel_function,
-    kernel_symbols,
-    kernels,
-)
+from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
+from pjit.ir.loops import index_checks, kernel_symbols, kernels
 from pjit.ir.opdef import OpDef
 from pjit.ir.ops.basic import Return
 from pjit.ir.ops.control import CONTROL, host_reason

@@ -38,7 +38,7 @@ def epilogue_of(k: KernelBuild, op: Op) -> tuple[Elementwise, ...]:
 
 
 class Writer(GroupPuller):
-    """Implements ``pjit.ir.loops.LineWriter`` in a kernel.
+    """Implements ``pjit.ir.kernel_builder.LineWriter`` in a kernel.
 
     Args:
         k: The kernel.

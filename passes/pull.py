@@ -17,7 +17,8 @@ import numpy as np
 from pjit.ir import expr
 from pjit.ir.core import Block, Value
 from pjit.ir.expr import Dim, Expr
-from pjit.ir.loops import COMBINE, Guards, Load, ScalarBuilder
+from pjit.ir.kernel_builder import ScalarBuilder
+from pjit.ir.loops import COMBINE, Guards, Load
 from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.basic import Const
 from pjit.ir.types import DType, bool_
@@ -46,7 +47,7 @@ def broadcast_index(index: Sequence[Dim], shape: Sequence[Dim]) -> tuple[Dim, ..
 
 
 class GroupPuller:
-    """Implements ``pjit.ir.loops.Puller`` for the operations of one group.
+    """Implements ``pjit.ir.kernel_builder.Puller`` for the operations of one group.
 
     Args: b: Where the code goes. constants: The module's constants, for those of one element.
         given: How to read values that have an element at hand: inputs of the group, and what was

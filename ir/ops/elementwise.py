@@ -15,7 +15,7 @@ import numpy as np
 
 from pjit.ir.core import Value
 from pjit.ir.errors import require
-from pjit.ir.loops import ScalarBuilder
+from pjit.ir.kernel_builder import ScalarBuilder
 from pjit.ir.opdef import Arg, Elementwise, Sample, attr, operand, sample
 from pjit.ir.types import (
     DTYPES,

@@ -15,7 +15,7 @@ from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim, Expr
-from pjit.ir.loops import Puller
+from pjit.ir.kernel_builder import Puller
 from pjit.ir.opdef import Arg, OpDef, Sample, attr, operand, same_dim, sample
 from pjit.ir.ops.elementwise import ALL, SPECIAL
 from pjit.ir.types import FLOATS, NUMERIC, TensorType, bool_, f32, i32, i64, tensor

@@ -10,7 +10,8 @@ from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim, unflatten
-from pjit.ir.loops import Puller, Tile
+from pjit.ir.kernel_builder import Puller
+from pjit.ir.loops import Tile
 from pjit.ir.opdef import OpDef, attr, broadcast_shapes, operand, same_dim, sample
 from pjit.ir.ops.windows import accumulator, widen
 from pjit.ir.types import FLOATS, NUMERIC, TensorType, f32, f64, i32

@@ -10,7 +10,7 @@ import numpy as np
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim
-from pjit.ir.loops import LineWriter
+from pjit.ir.kernel_builder import LineWriter
 from pjit.ir.opdef import OpDef, attr, operand, sample
 from pjit.ir.ops.elementwise import ALL, in_f32
 from pjit.ir.ops.index import (

@@ -16,7 +16,7 @@ from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim, flatten, unflatten
-from pjit.ir.loops import Puller
+from pjit.ir.kernel_builder import Puller
 from pjit.ir.opdef import (
     Arg,
     OpDef,

@@ -15,7 +15,8 @@ from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim, flatten, unflatten
-from pjit.ir.loops import Puller, Tile
+from pjit.ir.kernel_builder import Puller
+from pjit.ir.loops import Tile
 from pjit.ir.opdef import OpDef, attr, operand, same_dim, sample
 from pjit.ir.ops.linalg import PACKED
 from pjit.ir.ops.windows import Windows, accumulator, geometry, widen

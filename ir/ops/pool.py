@@ -16,7 +16,7 @@ from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim
-from pjit.ir.loops import Puller
+from pjit.ir.kernel_builder import Puller
 from pjit.ir.opdef import OpDef, attr, operand, sample
 from pjit.ir.ops.windows import Windows, accumulator, geometry, widen
 from pjit.ir.types import FLOATS, NUMERIC, DType, TensorType, f32, f64, i8, i32, u8

@@ -15,7 +15,7 @@ from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim
-from pjit.ir.loops import Puller
+from pjit.ir.kernel_builder import Puller
 from pjit.ir.opdef import Arg, OpDef, Sample, attr, operand, sample
 from pjit.ir.ops.basic import Sizes
 from pjit.ir.ops.elementwise import NARROW, SPECIAL, Cast, Div, in_f32, truncated_quotient

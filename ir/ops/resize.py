@@ -17,7 +17,7 @@ from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim
-from pjit.ir.loops import Puller, ScalarBuilder
+from pjit.ir.kernel_builder import Puller, ScalarBuilder
 from pjit.ir.opdef import OpDef, attr, operand, sample
 from pjit.ir.ops.windows import accumulator, widen
 from pjit.ir.types import FLOATS, NUMERIC, TensorType, bool_, f32, f64, i64, u8

@@ -22,7 +22,7 @@ from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim
-from pjit.ir.loops import LineWriter, ScalarBuilder
+from pjit.ir.kernel_builder import LineWriter, ScalarBuilder
 from pjit.ir.opdef import attr, operand, same_dim, sample
 from pjit.ir.ops.linalg import PACKED
 from pjit.ir.ops.line import LineOp

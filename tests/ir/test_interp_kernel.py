@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pjit.ir import Function, IRError, Loc, Module, interpret_kernel, ops, sym, verify
-from pjit.ir.loops import PRIMS, ScalarBuilder, kernel_function
+from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
+from pjit.ir.loops import PRIMS
 from pjit.ir.types import BufferType, DType, bf16, bool_, f16, f32, f64, i8, i32, i64
 
 N = sym("N")

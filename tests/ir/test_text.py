@@ -25,7 +25,7 @@ from pjit.ir import (
     sym,
 )
 from pjit.ir.expr import Expr
-from pjit.ir.loops import ScalarBuilder, kernel_function
+from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
 from pjit.ir.opdef import operators
 from pjit.ir.printer import attribute, element, identical, parse_element
 from pjit.ir.types import DTYPES, BufferType, DType, TensorType, f32, f64, i64, tensor

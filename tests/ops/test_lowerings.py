@@ -82,7 +82,7 @@ class Scalars:
 
 
 class LanePuller:
-    """A ``pjit.ir.loops.Puller`` that computes."""
+    """A ``pjit.ir.kernel_builder.Puller`` that computes."""
 
     def __init__(
         self, memory: dict[Value, np.ndarray], lanes: tuple[int, ...], sizes: dict[str, int]

@@ -15,7 +15,8 @@ from pjit.ir import ops
 from pjit.ir.core import Function, Loc
 from pjit.ir.errors import PjitError
 from pjit.ir.interp import interpret_kernel
-from pjit.ir.loops import ScalarBuilder, kernel_function, kernels
+from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
+from pjit.ir.loops import kernels
 from pjit.ir.types import f32, parse_type
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -17,7 +17,7 @@ from pjit.backends.llvm.target import LlvmMachine, machine
 from pjit.ir import expr
 from pjit.ir.core import Function, Loc, Value
 from pjit.ir.expr import Dim
-from pjit.ir.loops import ScalarBuilder, kernel_function
+from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
 from pjit.ir.ops.basic import Return
 from pjit.ir.types import BufferType, DType, bf16, f16, f32, f64
 

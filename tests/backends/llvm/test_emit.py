@@ -15,7 +15,7 @@ from pjit.ir.core import Function, Loc, Value
 from pjit.ir.errors import IRError
 from pjit.ir.expr import Dim
 from pjit.ir.interp import interpret_kernel
-from pjit.ir.loops import ScalarBuilder, kernel_function
+from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
 from pjit.ir.ops.basic import Return
 from pjit.ir.types import (
     FLOATS,
