@@ -192,12 +192,8 @@ def _recombine(terms: dict[Monomial, int]) -> dict[Monomial, int]:
                 value = _mul(a.lhs, c)
                 for other in rest:
                     value = _mul(value, atom(other))
-                return _terms(_add(_raw(left), value))
+                return _terms(_add(_make(left), value))
     return terms
-
-
-def _raw(terms: dict[Monomial, int]) -> Dim:
-    return _make(terms)
 
 
 def atom(a: Atom) -> Expr:
@@ -416,9 +412,9 @@ def lower_bound(x: Dim) -> int | None:
         if coefficient is None:
             continue
         assert a.extent is not None
-        if at_least_simple(coefficient, 0):
+        if at_least(coefficient, 0):
             return lower_bound(substitute(x, {a.name: a.low}))
-        if at_least_simple(-coefficient, 0):
+        if at_least(-coefficient, 0):
             return lower_bound(substitute(x, {a.name: a.low + a.extent - 1}))
     total = 0
     for m, c in x.terms:
@@ -433,12 +429,6 @@ def lower_bound(x: Dim) -> int | None:
             low, high = low * lo, high * (hi or 0)
         total += c * (low if c > 0 else high)
     return total
-
-
-def at_least_simple(x: Dim, low: int) -> bool:
-    """Like ``at_least`` for coefficients, which hold dimensions only."""
-    bound = x if isinstance(x, int) else lower_bound(x)
-    return bound is not None and bound >= low
 
 
 def _coefficient(x: Expr, a: Sym) -> Dim | None:

@@ -8,26 +8,12 @@ from pjit.ir import expr, ops
 from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim, flatten, unflatten
 from pjit.ir.opdef import Elementwise
-from pjit.ir.ops.windows import accumulator
+from pjit.passes.fuse import ROW_REDUCTIONS
 from pjit.passes.lower import KernelBuild
 from pjit.passes.pull import identity
 
-COMBINE: dict[type[Op], str] = {
-    ops.ReduceSum: "add",
-    ops.ReduceProd: "mul",
-    ops.ReduceMax: "max",
-    ops.ReduceMin: "min",
-}
 EXPENSIVE = (ops.Exp, ops.Log, ops.Tanh, ops.Erf, ops.Sigmoid, ops.Pow, ops.Sin, ops.Cos)
 SCRATCH_LIMIT = 16384  # elements of a row that are kept between two passes over it
-
-
-def combining(op: Op) -> str:
-    """The primitive that joins elements in a reduction."""
-    name = COMBINE[type(op)]
-    if op.operands[0].dtype.kind == "b":
-        return {"max": "or", "min": "and"}[name]
-    return name
 
 
 def lower_row(k: KernelBuild) -> None:
@@ -39,7 +25,7 @@ class _Row:
     def __init__(self, k: KernelBuild) -> None:
         self.k, self.b = k, k.b
         self.ops = [o for o in k.fused.body.ops if not o.terminator]
-        first = next(o for o in self.ops if isinstance(o, tuple(COMBINE)))
+        first = next(o for o in self.ops if isinstance(o, ROW_REDUCTIONS))
         depth, full = k.fused.choice("depth"), first.operands[0].shape
         self.full, self.lead, self.tail = full, full[: len(full) - depth], full[len(full) - depth :]
         self.length = expr.product(self.tail)
@@ -63,7 +49,7 @@ class _Row:
     def _row(self, row: Sequence[Dim]) -> None:
         root = self.k.root
         for op in self.ops:
-            if isinstance(op, tuple(COMBINE)):
+            if isinstance(op, ROW_REDUCTIONS):
                 self._reduce(op, row)
             elif self._per_row(op.result):
                 self._read_row(op.result, row)
@@ -97,8 +83,8 @@ class _Row:
         return self.k.puller.read(v, self._row_index(v, row))
 
     def _reduce(self, op: Op, row: Sequence[Dim]) -> None:
-        source, combine = op.operands[0], combining(op)
-        acc = accumulator(source.dtype)
+        source, combine = op.operands[0], op.primitive  # type: ignore[attr-defined]
+        acc = op.accumulator  # type: ignore[attr-defined]
         fresh = [v for v in self.kept if v not in self.k.puller.given and self._reaches(v, source)]
 
         def step(j: Dim, carry: Value) -> list[Value]:

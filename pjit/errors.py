@@ -93,14 +93,6 @@ class FormatError(PjitError):
     """A file has the wrong format or version."""
 
 
-class TargetError(PjitError):
-    """The target is unknown, or this machine does not have it."""
-
-
-class CacheError(PjitError):
-    """A cache entry cannot be read or written."""
-
-
 class CacheWarning(UserWarning):
     """The compile cache cannot be written, so programs are compiled again in each process."""
 
@@ -110,7 +102,6 @@ class SettingError(PjitError):
 
 
 __all__ = [
-    "CacheError",
     "CacheWarning",
     "ConstraintError",
     "ExecutionError",
@@ -124,7 +115,6 @@ __all__ = [
     "PjitError",
     "Problem",
     "SettingError",
-    "TargetError",
     "TraceError",
     "VerifyError",
 ]

@@ -396,12 +396,6 @@ class Concat(OpDef, name="concat"):
         assert out is not None
         return out
 
-    def push(self, at: int, index: Sequence[Dim]) -> Shape:
-        """The index in the result of the element of operand ``at`` at an index."""
-        own = list(index)
-        own[self.axis] = own[self.axis] + self.offsets[at]
-        return tuple(own)
-
     samples = (
         sample((3, 5), (3, 2), dtypes=ALL, axis=1),
         sample((5,), (67,), (1,), dtypes=(f32,), axis=0),

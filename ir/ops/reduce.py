@@ -92,6 +92,13 @@ class Reduction(OpDef):
         narrow = self.combine in ("add", "mul") and self.x.dtype in NARROW
         return f32 if narrow else self.x.dtype
 
+    @property
+    def primitive(self) -> str:
+        """The scalar primitive that joins partial results."""
+        if self.x.dtype == bool_:
+            return {"max": "or", "min": "and"}[self.combine]
+        return self.combine
+
     def element(self, k: Puller, index: Sequence[Dim]) -> Value:
         """Combines the elements along the axes."""
         x, axes, dt = self.x, self.axes, self.accumulator
@@ -102,10 +109,7 @@ class Reduction(OpDef):
             at = merged_index(index, inner, axes, len(x.shape), self.keepdims)
             return k.b.cast(k.read(x, at), dt)
 
-        combine = self.combine
-        if dt == bool_:
-            combine = {"max": "or", "min": "and"}[combine]
-        return k.b.cast(k.reduce(combine, [x.shape[a] for a in axes], body, dt), x.dtype)
+        return k.b.cast(k.reduce(self.primitive, [x.shape[a] for a in axes], body, dt), x.dtype)
 
 
 class ReduceSum(Reduction, name="reduce.sum"):

@@ -148,5 +148,3 @@ def test_views_push_what_they_pull() -> None:
         y = cls.ref(x, **op.attrs)  # type: ignore[attr-defined]
         for index in np.ndindex(2, 3, 4):
             assert y[op.push(index)] == x[index]
-    joined = b(ops.Concat, block.args[0], block.args[0], axis=1).op
-    assert joined.push(1, (0, 2, 3)) == (0, 5, 3)
