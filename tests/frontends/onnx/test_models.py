@@ -1,23 +1,14 @@
-"""Real networks: stored cases through the importer and the interpreter.
-
-The folder is ``PJIT_MODELS``, or ``../shared/models`` beside the repository.
-"""
+"""Real networks: stored cases through the importer and the interpreter."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
+from zoo import cases, onnx_model, tolerance
 
 from pjit.frontends.onnx import import_onnx
 from pjit.ir.interp import interpret
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-MODELS = Path(os.environ.get("PJIT_MODELS", REPOSITORY.parent / "shared" / "models")) / "onnx"
 NAMES = [
     "mnist_cntk", "mtcnn_pnet", "mtcnn_rnet", "mtcnn_onet", "ultraface_rfb320", "ppocr_v2_cls",
     "ppocr_v4_det", "ppocr_v4_rec", "magika_v3_3", "gpt2_tiny_rand", "arabic_gru_decoder",
@@ -25,24 +16,7 @@ NAMES = [
 ]  # fmt: skip
 IMPORT_ONLY = ["spindle_unet1d", "vit_s_focus"]
 
-pytestmark = [
-    pytest.mark.models,
-    pytest.mark.skipif(not MODELS.is_dir(), reason=f"no real networks in {MODELS}"),
-]
-
-
-def cases(folder: Path) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    stored = np.load(folder / "cases.npz")
-    k = 0
-    while any(name.startswith(f"case{k}/") for name in stored.files):
-        parts: list[dict[str, np.ndarray]] = [{}, {}]
-        for side, kind in enumerate(("in", "out")):
-            prefix = f"case{k}/{kind}/"
-            for name in stored.files:
-                if name.startswith(prefix):
-                    parts[side][name.removeprefix(prefix)] = stored[name]
-        yield parts[0], parts[1]
-        k += 1
+pytestmark = pytest.mark.models
 
 
 def error(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -59,12 +33,11 @@ def error(found: np.ndarray, wanted: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stored_cases(name):
-    folder = MODELS / name
-    module = import_onnx(folder / "model.onnx")
+    path = onnx_model(name)
+    module = import_onnx(path)
     attrs = module.main.attrs
-    tolerance = json.loads((folder / "meta.json").read_text()).get("tol", 1e-3)
     count = 0
-    for inputs, outputs in cases(folder):
+    for inputs, outputs in cases(path):
         found = dict(
             zip(
                 attrs["outputs"],
@@ -73,7 +46,7 @@ def test_stored_cases(name):
             )
         )
         for output, wanted in outputs.items():
-            assert error(found[output], wanted) <= tolerance
+            assert error(found[output], wanted) <= tolerance(path)
         count += 1
     assert count
 
@@ -81,7 +54,7 @@ def test_stored_cases(name):
 @pytest.mark.parametrize("name", IMPORT_ONLY)
 def test_sizes_stay_free(name):
     """The batch stays symbolic from the inputs to the outputs."""
-    main = import_onnx(MODELS / name / "model.onnx").main
+    main = import_onnx(onnx_model(name)).main
     assert str(main.args[0].shape[0]) == "batch_size"
     for value in main.results:
         assert str(value.shape[0]) == "batch_size"
