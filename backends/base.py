@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, cast
 
 from pjit.ir.core import Module
@@ -20,17 +20,17 @@ class Backend(Protocol):
 
     Attributes:
         machine: ``machine(threads=n)`` describes what the code will run on.
-        load_object: ``load_object(code, entries)`` makes code runnable; the result has
+        load_code: ``load_code(parts, entries)`` makes code runnable; the result has
             ``address(entry)`` and ``close()``.
         Pool: ``Pool(threads)`` runs entries on threads of its own.
     """
 
     machine: Callable[..., Machine]
-    load_object: Callable[[bytes, tuple[str, ...]], Any]
+    load_code: Callable[[Iterable[bytes], tuple[str, ...]], Any]
     Pool: Callable[[int], Any]
 
-    def build(self, module: Module, view: ProgramView, machine: Machine) -> bytes:
-        """The object code of a program."""
+    def build(self, module: Module, view: ProgramView, machine: Machine) -> tuple[bytes, ...]:
+        """The object code of a program, in parts."""
 
     def listings(self, module: Module, view: ProgramView, machine: Machine) -> dict[str, str]:
         """The code of a program as texts to read, by file name."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -57,6 +58,7 @@ def run_pipeline(
     stop_after: int | None = None,
     *,
     keep: bool = False,
+    again: Callable[[], Module] | None = None,
 ) -> list[PassRecord]:
     """Runs passes on a module, in place.
 
@@ -66,6 +68,8 @@ def run_pipeline(
         context: The machine and where to report.
         stop_after: Run only that many passes.
         keep: Whether the records hold the IR text after each pass.
+        again: Makes the module as it is now once more, for the report of a failure; by default a
+            copy is kept, and with it every constant.
 
     Returns:
         One record a pass.
@@ -79,7 +83,7 @@ def run_pipeline(
         from pjit.passes.pipelines import PASSES
 
         passes = parse_pipeline(passes, PASSES)
-    start = clone(module)
+    again = again or partial(clone, clone(module))
     records: list[PassRecord] = []
     for at, step in enumerate(passes[:stop_after]):
         before = count_ops(module)
@@ -94,7 +98,7 @@ def run_pipeline(
                 verify(module)
                 _check_changed(changed, structure(module) != fingerprint)
         except Exception as e:
-            raise _failure(e, start, passes[:at], step, context) from e
+            raise _failure(e, again(), passes[:at], step, context) from e
         text = print_module(module) if keep or (changed and context.dump) else None
         if changed and context.dump is not None and text is not None:
             context.dump.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -82,7 +85,7 @@ class Program(Runnable):
     ) -> None:
         began = perf_counter()
         entries = tuple(s.entry for s in binary.view.steps if isinstance(s, Segment))
-        code = backend(target).load_object(binary.code, entries)
+        code = backend(target).load_code(binary.code, entries)
         super().__init__(
             binary.view,
             code,
@@ -91,7 +94,7 @@ class Program(Runnable):
             sync=options.sync,
         )
         self.origin = origin
-        self._meta, self._code_size = binary.meta, len(binary.code)
+        self._meta, self._code_size = binary.meta, sum(map(len, binary.code))
         self._target, self._cached = target, cached
         self._load_seconds = perf_counter() - began
 
@@ -171,17 +174,46 @@ def compile_module(
         name = program_key(target, machine, key([print_module(module)], module.constants))
         if (found := store.load(name)) is not None:
             return Program(found, Origin(again, machine), target, options, cached=True)
-    binary = build(clone(module) if source is None else module, target, machine, options)
+    binary = build(clone(module) if source is None else module, target, machine, options, again)
     binary.meta.update(notes or {})
     if store is not None and name is not None:
         store.store(name, binary)
         if sum(a.nbytes for a in binary.constants.values()) > MAPPED_CONSTANTS:
             binary = store.load(name) or binary
+            trim()
     return Program(binary, Origin(again, machine), target, options, cached=False)
 
 
-def build(module: Module, target: str, machine: Machine, options: Settings) -> Binary:
-    """Runs all passes on a module, in place, and makes machine code of it."""
+def build(
+    module: Module,
+    target: str,
+    machine: Machine,
+    options: Settings,
+    source: Callable[[], Module],
+) -> Binary:
+    """Runs all passes on a module, in place, and makes machine code of it.
+
+    Args:
+        module: A module of level ``graph``; it is used up.
+        target: The back end.
+        machine: What the code will run on.
+        options: The settings.
+        source: Makes the module again, to show what came before a pass that failed.
+
+    Raises:
+        PjitError: A pass or the back end failed.
+    """
+    with uncollected():
+        return _build(module, target, machine, options, source)
+
+
+def _build(
+    module: Module,
+    target: str,
+    machine: Machine,
+    options: Settings,
+    source: Callable[[], Module],
+) -> Binary:
     with_checks(module)
     context = Context(
         machine,
@@ -189,7 +221,8 @@ def build(module: Module, target: str, machine: Machine, options: Settings) -> B
         dump=options.dump,
         log=lambda line: options.say("passes", line),
     )
-    records = run_pipeline(module, pipeline(), context)
+    records = run_pipeline(module, pipeline(), context, again=lambda: with_checks(source()))
+    trim()
     began = perf_counter()
     program = view(module)
     code = backend(target).build(module, program, machine)
@@ -200,7 +233,31 @@ def build(module: Module, target: str, machine: Machine, options: Settings) -> B
     fields = ("name", "seconds", "changed", "ops_before", "ops_after")
     passes = [{f: getattr(r, f) for f in fields} for r in records]
     options.say("compile", f"{sum(r.seconds for r in records):.3f} s passes, {seconds:.3f} s code")
-    return Binary.of(module, program, code, {"passes": passes, "build_seconds": seconds})
+    binary = Binary.of(module, program, code, {"passes": passes, "build_seconds": seconds})
+    module.constants.clear()
+    return binary
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Holds Python's collector of cycles.
+
+    A compilation makes many objects that stay; again and again visiting them all would take as long
+    as the compilation.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def trim() -> None:
+    """Gives memory that was freed back to the system, where the C library can (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def with_checks(module: Module) -> Module:

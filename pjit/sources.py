@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pjit.errors import FormatError
 from pjit.runtime.container import MAGIC
 
 _HEAD = 4096
+_BLOCK = 1 << 20
 _LOCATION = b"\x0a\x08location"  # the key of an entry that names a data file, as ONNX stores it
 _OTHERS = (
     (0, b"PK\x03\x04", "a ZIP archive, such as a PyTorch checkpoint", "export it to ONNX"),
@@ -88,8 +88,14 @@ def external_files(path: Path) -> list[str]:
 
 
 def _mentions(path: Path, data: bytes) -> bool:
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        return view.find(data) >= 0
+    """Whether the bytes occur in a file, of which only a block at a time is in memory."""
+    tail = b""
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            if data in tail + block:
+                return True
+            tail = block[-len(data) :]
+    return False
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pjit.backends.llvm.build import build, build_ir
-from pjit.backends.llvm.module import emit_assembly, load_object
+from pjit.backends.llvm.build import build, emit
+from pjit.backends.llvm.module import NativeCode, emit_assembly
 from pjit.backends.llvm.pool import Pool
 from pjit.backends.llvm.target import LlvmMachine, machine
 from pjit.ir.core import Module
 from pjit.ir.program import ProgramView
 
-__all__ = ["Pool", "build", "listings", "load_object", "machine"]
+__all__ = ["Pool", "build", "listings", "load_code", "machine"]
+
+load_code = NativeCode
 
 
 def listings(module: Module, view: ProgramView, machine: LlvmMachine) -> dict[str, str]:
     """What a reader of the code wants to see, by file name: LLVM IR and assembly."""
-    source = str(build_ir(module, view, machine))
-    return {"program.ll": source, "program.s": emit_assembly(source, machine)}
+    sources = [str(part) for part in emit(module, view, machine)]
+    assembly = [emit_assembly(source, machine) for source in sources]
+    return {"program.ll": "\n".join(sources), "program.s": "\n".join(assembly)}

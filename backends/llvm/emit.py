@@ -122,7 +122,6 @@ class KernelEmitter:
         n = len(kernel.args)
         types = [PTR] * n + [I64] * len(symbols) + [PTR, I64, I64]
         fn = ir.Function(module, ir.FunctionType(VOID, types), kernel.name)
-        fn.linkage = "internal"
         fn.attributes.add("noinline")
         fn.attributes.add("nounwind")
         for text in function_attributes(machine):

@@ -6,6 +6,8 @@ import contextlib
 import functools
 import itertools
 import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -13,7 +15,9 @@ from llvmlite import ir
 from pjit.backends.llvm.target import LlvmMachine, initialize, target_machine
 from pjit.ir.errors import PjitError
 
-_OPTIMIZATION = 2
+# What the emitters leave to be done: they vectorise, unroll and hoist themselves. LLVM's own
+# pipeline takes five times as long, and lengthens the lives of values in loops until they spill.
+_PASSES = ("sroa", "instruction_combine", "simplify_cfg", "new_gvn")
 _counter = itertools.count()
 _lock = threading.Lock()
 
@@ -28,36 +32,53 @@ def new_module(machine: LlvmMachine, name: str = "pjit") -> ir.Module:
 def compile_module(source: ir.Module | str, machine: LlvmMachine) -> bytes:
     """Optimises a module and makes object code of it.
 
-    Loops are vectorised and unrolled by the emitters, so LLVM's passes for that are off.
-
     Raises:
         PjitError: LLVM refuses the module: a bug of the emitters.
     """
     tm = target_machine(machine)
-    return tm.emit_object(_optimized(source, machine, tm))
+    return tm.emit_object(_optimized(str(source), machine, tm))
+
+
+def compile_modules(sources: Iterable[ir.Module], machine: LlvmMachine) -> tuple[bytes, ...]:
+    """The object code of each module.
+
+    LLVM works on one module, on a thread of its own, while Python makes the next.
+
+    Raises:
+        PjitError: LLVM refuses a module: a bug of the emitters.
+    """
+    with ThreadPoolExecutor(1, "pjit-llvm") as llvm_thread:
+        parts = [llvm_thread.submit(compile_module, _text(s), machine) for s in sources]
+        return tuple(part.result() for part in parts)
 
 
 def emit_assembly(source: ir.Module | str, machine: LlvmMachine) -> str:
     """The assembly text of the optimised module."""
     tm = target_machine(machine)
-    return tm.emit_assembly(_optimized(source, machine, tm))
+    return tm.emit_assembly(_optimized(str(source), machine, tm))
 
 
-def _optimized(
-    source: ir.Module | str, machine: LlvmMachine, tm: llvm.TargetMachine
-) -> llvm.ModuleRef:
+def _text(module: ir.Module) -> str:
+    """The text of a module, which is used up: freed at once, without the garbage collector."""
+    text = str(module)
+    for function in module.functions:
+        for block in function.blocks:
+            block.instructions.clear()
+    return text
+
+
+def _optimized(source: str, machine: LlvmMachine, tm: llvm.TargetMachine) -> llvm.ModuleRef:
     try:
-        module = llvm.parse_assembly(str(source))
+        module = llvm.parse_assembly(source, llvm.create_context())
         module.triple = machine.triple
         module.data_layout = str(tm.target_data)
         module.verify()
     except RuntimeError as e:
         raise PjitError("LLVM refuses the code made for a kernel", got=str(e)) from None
-    options = llvm.create_pipeline_tuning_options(speed_level=_OPTIMIZATION)
-    options.loop_vectorization = options.slp_vectorization = False
-    options.loop_interleaving = options.loop_unrolling = False
-    builder = llvm.create_pass_builder(tm, options)
-    passes = builder.getFunctionPassManager()
+    passes = llvm.create_new_function_pass_manager()
+    for name in _PASSES:
+        getattr(passes, f"add_{name}_pass")()
+    builder = llvm.create_pass_builder(tm, llvm.create_pipeline_tuning_options())
     for function in module.functions:
         if not function.is_declaration:
             passes.run(function, builder)
@@ -66,7 +87,7 @@ def _optimized(
 
 @functools.cache
 def _jit() -> llvm.LLJIT:
-    initialize()
+    initialize(llvm.get_default_triple())
     return llvm.create_lljit_compiler(use_jit_link=True)
 
 
@@ -74,16 +95,17 @@ class NativeCode:
     """Object code in memory, ready to run.
 
     Args:
-        object_code: What ``compile_module`` returned, for this machine.
+        parts: What ``compile_module`` returned for each module, for this machine.
         symbols: The names of the functions to call.
 
     Raises:
         PjitError: The object code refers to a function that the process does not have.
     """
 
-    def __init__(self, object_code: bytes, symbols: tuple[str, ...] = ("run",)) -> None:
-        self.size = len(object_code)
-        library = llvm.JITLibraryBuilder().add_object_img(object_code).add_current_process()
+    def __init__(self, parts: Iterable[bytes], symbols: tuple[str, ...] = ("run",)) -> None:
+        library = llvm.JITLibraryBuilder().add_current_process()
+        for part in parts:
+            library.add_object_img(part)
         for name in symbols:
             library.export_symbol(name)
         with _lock:
@@ -112,8 +134,3 @@ class NativeCode:
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):
             self.close()
-
-
-def load_object(object_code: bytes, symbols: tuple[str, ...] = ("run",)) -> NativeCode:
-    """Loads object code; see ``NativeCode``."""
-    return NativeCode(object_code, symbols)

@@ -72,10 +72,14 @@ TARGETS = ("host", *_LEVELS)
 
 
 @functools.cache
-def initialize() -> None:
-    """Makes every target of this LLVM available, once."""
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
+def initialize(triple: str) -> None:
+    """Makes the target of a triple available, once; all of LLVM's take 10 MB more."""
+    if triple == llvm.get_default_triple():
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+    else:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
 
 
 def machine(name: str = "host", threads: int = 1) -> LlvmMachine:
@@ -170,7 +174,7 @@ def _cache_sizes() -> dict[str, Any]:
 
 def target_machine(target: LlvmMachine) -> llvm.TargetMachine:
     """LLVM's description of a machine, for code that can be loaded at any address."""
-    initialize()
+    initialize(target.triple)
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
     )

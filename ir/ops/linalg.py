@@ -114,8 +114,10 @@ class Pack(OpDef, name="pack"):
         """Pads the columns, splits them and swaps."""
         *batch, depth, cols = b.shape
         blocks = -(-cols // nr)
-        padded = np.zeros((*batch, depth, blocks * nr), b.dtype)
-        padded[..., :cols] = b
+        padded = b
+        if cols % nr:
+            padded = np.zeros((*batch, depth, blocks * nr), b.dtype)
+            padded[..., :cols] = b
         return np.ascontiguousarray(np.moveaxis(padded.reshape(*batch, depth, blocks, nr), -2, -3))
 
     def element(self, k: Puller, index: tuple[Dim, ...]) -> Value:

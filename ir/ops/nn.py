@@ -194,8 +194,10 @@ class PackWeights(OpDef, name="nn.pack_weights"):
         cols, depth = w.shape[0] // groups, int(np.prod(w.shape[1:]))
         rows = np.moveaxis(w, 1, -1).reshape(groups, cols, depth)
         blocks = -(-cols // nr)
-        padded = np.zeros((groups, blocks * nr, depth), w.dtype)
-        padded[:, :cols] = rows
+        padded = rows
+        if cols % nr:
+            padded = np.zeros((groups, blocks * nr, depth), w.dtype)
+            padded[:, :cols] = rows
         return np.ascontiguousarray(padded.reshape(groups, blocks, nr, depth).swapaxes(2, 3))
 
     def element(self, k: Puller, index: tuple[Dim, ...]) -> Value:

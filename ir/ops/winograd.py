@@ -30,6 +30,7 @@ from pjit.ir.types import TensorType, f32, f64
 
 PAIRS: dict[int, tuple[float, ...]] = {2: (1.0,), 4: (0.625, 1.5)}  # by tile size
 KERNEL = 3
+_CHANNELS_AT_ONCE = 32  # of the weights, so that what is computed in double precision stays small
 Line = Callable[[ScalarBuilder, Sequence[Value], int], list[Value]]  # a 1-D transform
 
 
@@ -237,10 +238,13 @@ class WinogradWeights(LineOp, name="nn.winograd_weights"):
     def ref(w: np.ndarray, *, size: int) -> np.ndarray:
         """Multiplies with the matrix of the points from both sides."""
         g = matrices(size)[1]
-        rows = np.tensordot(g, w.astype(np.float64), (1, 2))  # [p, O, C, 3]
-        both = np.tensordot(g, rows, (1, 3))  # [q, p, O, C]
-        y = both.transpose(1, 0, 3, 2).reshape((size + 2) ** 2, w.shape[1], w.shape[0])
-        return y.astype(w.dtype)
+        y = np.empty((size + 2, size + 2, w.shape[1], w.shape[0]), w.dtype)
+        for at in range(0, w.shape[0], _CHANNELS_AT_ONCE):
+            some = w[at : at + _CHANNELS_AT_ONCE].astype(np.float64)
+            rows = np.tensordot(g, some, (1, 2))  # [p, O, C, 3]
+            both = np.tensordot(g, rows, (1, 3))  # [q, p, O, C]
+            y[..., at : at + _CHANNELS_AT_ONCE] = both.transpose(1, 0, 3, 2)
+        return y.reshape((size + 2) ** 2, w.shape[1], w.shape[0])
 
     @property
     def walked(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -104,7 +105,8 @@ class _Conversion:
         machine = backend(options.target).machine(threads=chosen.threads)
         if options.aot or options.dump_ir is not None:
             with progress("compiling"):
-                binary = build(clone(self.module), options.target, machine, chosen)
+                again = partial(clone, self.module)
+                binary = build(again(), options.target, machine, chosen, again)
         if options.dump_ir is not None:
             self.console.print(f"IR of each pass in {options.dump_ir}")
         if options.output is None:

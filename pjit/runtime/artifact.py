@@ -64,7 +64,7 @@ class Artifact:
     @property
     def has_code(self) -> bool:
         """Whether the file holds machine code."""
-        return f"{_CODE}/code" in self._container
+        return f"{_CODE}/program" in self._container
 
     def why_not(self, target: str, machine: Machine) -> str:
         """Why the machine code cannot run here; empty when it can.

@@ -23,26 +23,32 @@ class Binary:
 
     Attributes:
         view: The program.
-        code: Object code.
+        code: Object code, in parts.
         constants: The constants that the program uses.
         text: The main function, and the interfaces and parallel loops of the kernels, as IR text.
         meta: Plain data for reports.
     """
 
     view: ProgramView
-    code: bytes
+    code: tuple[bytes, ...]
     constants: Mapping[str, np.ndarray]
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(module: Module, view: ProgramView, code: bytes, meta: dict[str, Any]) -> Binary:
+    def of(
+        module: Module, view: ProgramView, code: tuple[bytes, ...], meta: dict[str, Any]
+    ) -> Binary:
         """Made of a module of level ``program`` and its object code.
 
-        Constants that still lie in the mapped file of a model are copied: it may change.
+        Constants that still lie in the mapped file of a model are copied, also for the module: the
+        file may change.
         """
         used = {op.attrs["value"] for op in module.main.walk() if isinstance(op, ops.Const)}
-        constants = {n: _owned(a) for n, a in module.constants.items() if n in used}
+        constants = module.constants
+        for name in used:
+            constants[name] = _owned(constants[name])
+        constants = {n: a for n, a in constants.items() if n in used}
         return Binary(view, code, constants, print_module(_skeleton(module)), meta)
 
     def sections(self, group: str) -> tuple[dict[str, Any], dict[str, Bytes]]:
@@ -50,7 +56,7 @@ class Binary:
         listed, blocks = array_sections(f"{group}/constants", self.constants)
         return {f"{group}/constants": listed, f"{group}/meta": self.meta}, {
             f"{group}/program": self.text.encode(),
-            f"{group}/code": self.code,
+            **{f"{group}/code.{i}": part for i, part in enumerate(self.code)},
             **blocks,
         }
 
@@ -70,7 +76,7 @@ class Binary:
         constants = container.arrays(f"{group}/constants", verify=verify)
         module = parse_module(text, constants, name=str(container.path))
         module.constants.update(constants)
-        code = container.section(f"{group}/code").tobytes()
+        code = tuple(container.section(n).tobytes() for n in container.names(f"{group}/code."))
         return Binary(
             view(module), code, module.constants, text, container.meta.get(f"{group}/meta", {})
         )

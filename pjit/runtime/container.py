@@ -115,6 +115,10 @@ class Container:
     def __contains__(self, name: str) -> bool:
         return name in self._sections
 
+    def names(self, prefix: str) -> list[str]:
+        """The names of the sections that begin so, in the order of the file."""
+        return [n for n in self._sections if n.startswith(prefix)]
+
     def section(self, name: str, *, verify: bool = True) -> np.ndarray:
         """The bytes of a section, in place; with ``verify`` they are compared with their checksum.
 

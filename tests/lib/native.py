@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pjit.backends.llvm.build import ERROR_WORD, FIRST_SIZE, build
-from pjit.backends.llvm.module import load_object
+from pjit.backends.llvm.build import build
+from pjit.backends.llvm.module import NativeCode
+from pjit.backends.llvm.segment import ERROR_WORD, FIRST_SIZE
 from pjit.backends.llvm.target import LlvmMachine
 from pjit.ir import expr
 from pjit.ir.core import Module
@@ -27,7 +28,7 @@ class NativeProgram:
         segments = [s for s in self.view.steps if isinstance(s, Segment)]
         assert len(segments) == len(self.view.steps), "no host operations here"
         names = tuple(s.entry for s in segments)
-        self.code = load_object(build(module, self.view, machine), names)
+        self.code = NativeCode(build(module, self.view, machine), names)
         self.entries = [ENTRY(self.code.address(n)) for n in names]
 
     def __call__(self, *arrays: np.ndarray, threads: int = 1) -> list[np.ndarray]:

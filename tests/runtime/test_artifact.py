@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,8 @@ def plain(tmp_path: Path) -> Path:
 @pytest.fixture
 def native(tmp_path: Path) -> Path:
     machine, module = backend("cpu").machine(threads=2), graph()
-    binary = build(clone(module), "cpu", machine, settings(threads=2))
+    again = partial(clone, module)
+    binary = build(again(), "cpu", machine, settings(threads=2), again)
     artifact.write(tmp_path / "native.pjit", module, binary=binary, machine=machine)
     return tmp_path / "native.pjit"
 

@@ -54,7 +54,7 @@ class Native:
     def __init__(self, kernel: Function, target: LlvmMachine, error_base: int = 0) -> None:
         self.kernel = kernel
         self.code = NativeCode(
-            compile_module(module_of(kernel, target, error_base), target), ("call",)
+            [compile_module(module_of(kernel, target, error_base), target)], ("call",)
         )
         signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)
         self.call = signature(self.code.address("call"))

@@ -1,0 +1,239 @@
+"""The native function of a segment of a program.
+
+A segment function ``void entry(ptr ctx, i64 thread, i64 threads)`` is entered by all threads. Each
+takes its contiguous share of every launch; they meet where a launch needs what another one wrote.
+Loops and branches are those of the function; a small one is run by one thread (see
+``ir/program.py``). The context is an array of 8-byte words: ``[0]`` the barrier counter and ``[8]``
+the error word, each on a cache line of its own; from ``[16]`` on the sizes of the program, then one
+pointer per slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from llvmlite import ir as ll
+
+from pjit.backends.llvm.sync import emit_barrier
+from pjit.ir.program import (
+    BranchStep,
+    Carry,
+    CopyStep,
+    LaunchStep,
+    LoopStep,
+    NativeStep,
+    ProgramView,
+    Segment,
+    TeamStep,
+)
+
+BARRIER_WORD, ERROR_WORD, FIRST_SIZE = 0, 8, 16
+COPY_GRAIN = 1 << 16  # bytes that a thread copies at least
+_I8, _I64, _PTR = ll.IntType(8), ll.IntType(64), ll.PointerType()
+
+
+class SegmentFunction:
+    """The emission of one segment's function.
+
+    Args:
+        module: Where to define it.
+        view: The program.
+        segment: The segment.
+        kernels: The functions of the kernels, in this module.
+    """
+
+    def __init__(
+        self,
+        module: ll.Module,
+        view: ProgramView,
+        segment: Segment,
+        kernels: Mapping[str, ll.Function],
+    ) -> None:
+        self.module, self.view, self.segment, self.kernels = module, view, segment, kernels
+        kind = ll.FunctionType(ll.VoidType(), [_PTR, _I64, _I64])
+        self.function = ll.Function(module, kind, segment.entry)
+        self.ctx, self.thread, self.threads = self.function.args
+        self.b = ll.IRBuilder(self.function.append_basic_block())
+        self.barrier = emit_barrier(module)
+        self.pointers: dict[int, ll.Value] = {}  # where the pointer slots are
+        self.alone = False  # whether one thread runs the steps that are being emitted
+
+    def emit(self) -> None:
+        """Defines the function, under the segment's entry."""
+        self.target = self.b.alloca(_I64)  # what the barrier counter has reached
+        self.b.store(_I64(0), self.target)
+        self._steps(self.segment.steps)
+        self.b.ret_void()
+
+    def _steps(self, steps: Iterable[NativeStep]) -> None:
+        for step in steps:
+            if step.barrier and not self.alone:
+                self._meet()
+            if isinstance(step, LaunchStep):
+                self._launch(step)
+            elif isinstance(step, CopyStep):
+                self._copy(self._slot(step.source), self._slot(step.target), step.nbytes)
+            elif isinstance(step, LoopStep):
+                self._loop(step)
+            elif isinstance(step, BranchStep):
+                self._branch(step)
+            else:
+                self._team(step)
+
+    def _word(self, at: int) -> ll.Value:
+        return self.b.gep(self.ctx, [_I64(at)], source_etype=_I64)
+
+    def _size(self, at: int) -> ll.Value:
+        known = self.view.sizes[at]
+        if isinstance(known, int):
+            return _I64(known)
+        return self.b.load(self._word(FIRST_SIZE + at), typ=_I64)
+
+    def _slot(self, at: int) -> ll.Value:
+        if at in self.pointers:
+            return self.pointers[at]
+        return self.b.load(self._word(FIRST_SIZE + len(self.view.sizes) + at), typ=_PTR)
+
+    def _meet(self) -> None:
+        target = self.b.add(self.b.load(self.target, typ=_I64), self.threads)
+        self.b.store(target, self.target)
+        self.b.call(self.barrier, [self._word(BARRIER_WORD), target])
+
+    @contextmanager
+    def _shared(self, extent: ll.Value, grain: int) -> Iterator[tuple[ll.Value, ll.Value]]:
+        """Emits what follows for this thread's share ``[lo, hi)``, unless it is empty."""
+        b = self.b
+        if self.alone:
+            with b.if_then(b.icmp_signed("<", _I64(0), extent)):
+                yield _I64(0), extent
+            return
+        wanted = b.sdiv(extent, _I64(grain)) if grain > 1 else extent
+        many = b.icmp_signed("<", wanted, self.threads)
+        sharing = b.select(many, wanted, self.threads)
+        sharing = b.select(b.icmp_signed("<", sharing, _I64(1)), _I64(1), sharing)
+        with b.if_then(b.icmp_signed("<", self.thread, sharing)):
+            lo = b.sdiv(b.mul(extent, self.thread), sharing)
+            hi = b.sdiv(b.mul(extent, b.add(self.thread, _I64(1))), sharing)
+            with b.if_then(b.icmp_signed("<", lo, hi)):
+                yield lo, hi
+
+    def _launch(self, step: LaunchStep) -> None:
+        """Calls the kernel on this thread's share."""
+        with self._shared(self._size(step.extent), step.grain) as (lo, hi):
+            buffers = [self._slot(s) for s in step.slots]
+            sizes = [self._size(s) for s in step.sizes]
+            error = self._word(ERROR_WORD)
+            self.b.call(self.kernels[step.kernel], [*buffers, *sizes, error, lo, hi])
+
+    def _copy(self, source: ll.Value, target: ll.Value, nbytes: int) -> None:
+        with self._shared(self._size(nbytes), COPY_GRAIN) as (lo, hi):
+            places = [self.b.gep(p, [lo], source_etype=_I8) for p in (target, source)]
+            kind = ll.FunctionType(ll.VoidType(), [_PTR, _PTR, _I64, ll.IntType(1)])
+            name = "llvm.memcpy.p0.p0.i64"
+            memcpy = self.module.globals.get(name) or ll.Function(self.module, kind, name)
+            self.b.call(memcpy, [*places, self.b.sub(hi, lo), ll.IntType(1)(0)])
+
+    # Control flow: all threads that run it go the same way
+
+    def _team(self, step: TeamStep) -> None:
+        share = self.view.sizes[step.share]
+        if self.alone:
+            self._steps(step.steps)
+        elif share == 0:
+            self._side_by_side(step.steps)
+        else:
+            little = self.b.icmp_signed("==", self._size(step.share), _I64(0))
+            few = self.b.icmp_signed("<=", self.threads, _I64(len(step.steps)))
+            single = self.b.or_(little, few)
+            with self.b.if_else(single) as (then, otherwise):
+                with then:
+                    self._meet()
+                    self._side_by_side(step.steps)
+                    self._meet()
+                with otherwise:
+                    self._steps(step.steps)
+
+    def _side_by_side(self, steps: Iterable[NativeStep]) -> None:
+        """Each step by one thread."""
+        for i, step in enumerate(steps):
+            mine = self.b.urem(_I64(i), self.threads)
+            with self.b.if_then(self.b.icmp_signed("==", self.thread, mine)):
+                self.alone = True
+                self._steps([step])
+                self.alone = False
+
+    def _branch(self, step: BranchStep) -> None:
+        with self.b.if_else(self._holds(step.condition)) as (then, otherwise):
+            with then:
+                self._steps(step.then)
+            with otherwise:
+                self._steps(step.otherwise)
+
+    def _holds(self, slot: int) -> ll.Value:
+        return self.b.icmp_unsigned("!=", self.b.load(self._slot(slot), typ=_I8), _I8(0))
+
+    def _loop(self, step: LoopStep) -> None:
+        b = self.b
+        head, body, end = (self.function.append_basic_block() for _ in range(3))
+        count = None if step.count is None else self._size(step.count)
+        starts = [self._start(c, count) for c in step.carries]
+        bases = [self._slot(s.base) for s in step.slices]
+        strides = [self._size(s.stride) for s in step.slices]
+        before = b.block
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(_I64)
+        i.add_incoming(_I64(0), before)
+        moving = [[b.phi(_PTR) for _ in start] for start in starts]
+        for phis, start in zip(moving, starts, strict=True):
+            for phi, value in zip(phis, start, strict=True):
+                phi.add_incoming(value, before)
+        for c, phis in zip(step.carries, moving, strict=True):
+            self.pointers[c.before] = phis[0]
+            if c.buffers:
+                self.pointers[c.after] = phis[1]
+        if count is not None:
+            b.cbranch(b.icmp_signed("<", i, count), body, end)
+            b.position_at_end(body)
+            self._meet_in_loop()
+        else:
+            self._meet_in_loop()
+            self._steps(step.test)
+            self._meet_in_loop()
+            b.cbranch(self._holds(step.condition), body, end)
+            b.position_at_end(body)
+        for s, base, stride in zip(step.slices, bases, strides, strict=True):
+            self.pointers[s.pointer] = b.gep(base, [b.mul(i, stride)], source_etype=_I8)
+        self._steps(step.body)
+        i.add_incoming(b.add(i, _I64(1)), b.block)
+        for c, phis in zip(step.carries, moving, strict=True):
+            following = [self.pointers[c.after], *phis[:0:-1]]  # the two buffers change places
+            for phi, value in zip(phis, following, strict=True):
+                phi.add_incoming(value, b.block)
+        b.branch(head)
+        b.position_at_end(end)
+        self._meet_in_loop()
+        for c, phis in zip(step.carries, moving, strict=True):
+            if c.result is not None:
+                result = self._slot(c.result)
+                with b.if_then(b.icmp_unsigned("!=", phis[0], result)):
+                    self._copy(phis[0], result, c.nbytes)
+
+    def _start(self, c: Carry, count: ll.Value | None) -> list[ll.Value]:
+        """The pointers of a carried value before the first iteration: where it is, where the next
+        one goes, and the one after it.
+        """
+        init = self._slot(c.init)
+        if c.buffers is None:
+            return [init]
+        first, second = map(self._slot, c.buffers)
+        if count is not None:  # such that the last one goes to the first buffer
+            b = self.b
+            odd = b.trunc(count, ll.IntType(1))
+            first, second = b.select(odd, first, second), b.select(odd, second, first)
+        return [init, first, second]
+
+    def _meet_in_loop(self) -> None:
+        if not self.alone:
+            self._meet()
