@@ -54,6 +54,7 @@ from pjit.passes.rewrite import rewrite
 from pjit.passes.routes import to_first, to_last
 from pjit.passes.snapshot import structure
 from pjit.passes.transposes import permuted, pull, sink
+from pjit.passes.widen import positions, separated, widened
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,24 @@ class Layout(Pass):
 
     def _choose(self, op: Op, b: Builder, context: Context) -> Any:
         if isinstance(op, Conv) and convertible(op):
-            if is_depthwise(op):
-                return depthwise(op, b)
-            tile = self._winograd(op, context)
-            if tile:
-                columns = self._columns(winograd_product(image(op), tile), context)
-                return winograd_conv(op, b, tile, columns)
-            return packed_conv(op, b, self._columns(convolution(op), context))
+            return self._convolution(op, b, context)
         return sink(op, b)
+
+    def _convolution(self, op: Conv, b: Builder, context: Context) -> Value:
+        """By channel, by tiles of the image, or as a contraction."""
+        first = to_first(op.x.tensor.rank)
+        if is_depthwise(op):
+            return permuted(b, depthwise(op, b), first)
+        tile = self._winograd(op, context)
+        if tile:
+            columns = self._columns(winograd_product(image(op), tile), context)
+            return permuted(b, winograd_conv(op, b, tile, columns), first)
+        r = positions(op, convolution(op), context.machine)
+        if max(r) == 1:
+            return permuted(b, packed_conv(op, b, self._columns(convolution(op), context)), first)
+        wide = widened(op, b, r)
+        y = packed_conv(wide, b, self._columns(convolution(wide), context))
+        return permuted(b, separated(b, y, op, r), first)
 
     def _winograd(self, op: Conv, context: Context) -> int:
         """The size of the tiles for a convolution by Winograd's method, or 0."""
@@ -166,7 +177,7 @@ def narrow(b: Builder, x: Value, like: Value) -> Value:
 
 
 def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
-    """A convolution on channels-last activations with a packed weight.
+    """A convolution on channels-last activations with a packed weight; so is the result.
 
     With few input channels the padding becomes an operation of its own, so that the kernel reads a
     row of the window as one contiguous piece.
@@ -191,11 +202,11 @@ def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
         groups=op.groups,
         out_channels=op.w.shape[0],
     )
-    return permuted(b, narrow(b, y, op.x), to_first(rank))
+    return narrow(b, y, op.x)
 
 
 def winograd_conv(op: Conv, b: Builder, tile: int, nr: int) -> Value:
-    """A 3x3 convolution as products at the points of tiles."""
+    """A 3x3 convolution as products at the points of tiles, channels last."""
     s = image(op)
     x = permuted(b, op.x, to_last(4))
     v = b(WinogradInput, x, size=tile, pads=op.pads)
@@ -204,12 +215,13 @@ def winograd_conv(op: Conv, b: Builder, tile: int, nr: int) -> Value:
     w = b(Pack, b(WinogradWeights, op.w, size=tile), nr=nr)
     m = b(MatmulPacked, v, w, cols=s.out_channels)
     m = b(Reshape, m, shape=(points, *tiles, s.out_channels))
-    y = b(WinogradOutput, m, size=tile, shape=(s.height, s.width))
-    return permuted(b, y, to_first(4))
+    return b(WinogradOutput, m, size=tile, shape=(s.height, s.width))
 
 
 def depthwise(op: Conv, b: Builder) -> Value:
-    """Each channel by itself; with several filters a channel, channels are repeated."""
+    """Each channel by itself, channels last; with several filters a channel, channels are
+    repeated.
+    """
     rank = op.x.tensor.rank
     x = permuted(b, op.x, to_last(rank))
     filters = op.w.shape[0] // op.groups
@@ -220,8 +232,7 @@ def depthwise(op: Conv, b: Builder) -> Value:
         x = b(Reshape, x, shape=(*lead[:-1], lead[-1] * filters))
     w = b(Reshape, op.w, shape=(op.w.shape[0], *op.w.shape[2:]))
     w = b(Transpose, w, perm=(*range(1, rank - 1), 0))
-    y = b(Depthwise, x, w, strides=op.strides, pads=op.pads, dilations=op.dilations)
-    return permuted(b, y, to_first(rank))
+    return b(Depthwise, x, w, strides=op.strides, pads=op.pads, dilations=op.dilations)
 
 
 def packed_matmul(op: Matmul, b: Builder, nr: int) -> Value:
