@@ -12,7 +12,7 @@ from pjit.passes.lower import KernelBuild, merged_extents
 from pjit.passes.schedule import CHUNK, reads_windows, split_parallel
 
 Index = tuple[Dim, ...]
-UNROLLED_TAPS = 36  # taps written out for the pixels that are computed at once
+UNROLLED_TAPS = 54  # of the pixels that are computed at once, which are four at least
 
 
 def lower_loop(k: KernelBuild) -> None:
@@ -107,7 +107,8 @@ def _windows(k: KernelBuild, window: Op) -> None:
 def _unroll(window: Op) -> int:
     """Pixels at once where windows have no guards along the row."""
     kernel = window.attrs.get("kernel") or window.operands[1].shape[:-1]
-    return max(1, min(4, UNROLLED_TAPS // int(expr.product(kernel))))  # type: ignore[arg-type]
+    taps = int(expr.product(kernel))  # type: ignore[arg-type]
+    return max(4, min(6, UNROLLED_TAPS // taps)) if taps <= UNROLLED_TAPS else 1  # type: ignore[arg-type]
 
 
 def _parts(window: Op, width: Dim) -> list[tuple[Dim, Dim, bool]]:

@@ -401,6 +401,9 @@ class KernelEmitter:
 
         def body(i: Any, values: list[Any]) -> list[Any]:
             first: Dim = i.constant if isinstance(i, ir.Constant) else self._variable(i, lo, hi)
+            if count > 1 and not values and not any(inner.regions for inner in op.body.ops):
+                self._abreast(op, [first + k for k in range(count)])
+                return values
             for k in range(count):
                 values = self._iteration(op, first + k, values)
             return values
@@ -410,6 +413,17 @@ class KernelEmitter:
             if start != stop:
                 carried = self.loop(self._bound(start), self._bound(stop), count, carried, body)
         return carried
+
+    def _abreast(self, op: For, at: Sequence[Dim]) -> None:
+        """Several iterations, one operation of all after the other: what they share is loaded once,
+        and used up soon.
+        """
+        scalars, exprs = self.scalars, self.exprs
+        maps = [(dict(scalars), {**exprs, op.body.args[0]: i}) for i in at]
+        for inner in op.body.ops:
+            for self.scalars, self.exprs in maps:
+                self.op(inner)
+        self.scalars, self.exprs = scalars, exprs
 
     def _ragged(self, op: For, lo: Dim, hi: Dim, init: list[Any]) -> list[Any]:
         """A loop whose bounds differ between the lanes: each takes part in its own iterations."""

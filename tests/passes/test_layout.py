@@ -126,7 +126,7 @@ def test_upsampling_chain_has_two_transpositions():
         attrs = {"strides": (2, 2), "pads": (0,) * 4, "dilations": (1, 1), "output_padding": (0, 0)}
         y = b(ops.ConvTranspose, x, w, **attrs)
         y = b(ops.Mul, y, b(ops.Sigmoid, batch_norm(b, y)))
-        return b(ops.ReduceMax, conv(b, y, 4), axes=(1,))
+        return b(ops.ReduceMax, conv(b, y, 32), axes=(1,))
 
     assert len(find(pipeline(build, IMAGE), "transpose")) == 2
 
