@@ -2,9 +2,9 @@
 
 Five kinds of group, formed in this order:
 
-- ``tile``: a packed contraction, the views through which its first operand is read, and the
-  elementwise operations that follow on the same elements (bias, residual, activation), then views
-  that only move the result;
+- ``tile``: a packed contraction, the views through which its first operand is read, reshapes of the
+  result and the elementwise operations that follow on the same elements (bias, residual,
+  activation), then views that only move the result;
 - ``row``: reductions over trailing dimensions and the elementwise operations around them
   (softmax, LayerNorm): one row is read, reduced and written while it is in cache;
 - ``line``: an operator that writes lines of its result in order, and the elementwise operations
@@ -161,9 +161,9 @@ class _Grouping:
 
     def _grow_tile(self, anchor: Op) -> None:
         group = [*self._views(anchor), anchor]
+        self._add_moves(group, ops.Reshape)
         self._add_epilogue(group)
-        while len(users := group[-1].result.users) == 1 and self._is_moving(users[0]):
-            group.append(users[0])
+        self._add_moves(group, ops.Reshape, ops.Transpose)
         self._close(group, "tile")
 
     def _grow_line(self, op: Op) -> None:
@@ -250,9 +250,12 @@ class _Grouping:
                 return step
         return None
 
-    def _is_moving(self, op: Op) -> bool:
-        """A reshape or transpose that can happen on the way to memory."""
-        return isinstance(op, ops.Reshape | ops.Transpose) and op.parent is self.block
+    def _add_moves(self, group: list[Op], *kinds: type[Op]) -> None:
+        """Adds operations that only say where the result goes."""
+        while len(users := group[-1].result.users) == 1:
+            if not isinstance(users[0], kinds) or users[0].parent is not self.block:
+                return
+            group.append(users[0])
 
     # Loop and row groups: backward from the result
 

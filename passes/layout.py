@@ -34,7 +34,7 @@ from pjit.ir.ops import (
     WinogradOutput,
     WinogradWeights,
 )
-from pjit.ir.ops.nn import MERGED_DEPTH
+from pjit.ir.ops.nn import MERGED_DEPTH, SPATIAL
 from pjit.ir.types import f32
 from pjit.passes.context import Context, Pass
 from pjit.passes.cost import (
@@ -55,6 +55,8 @@ from pjit.passes.routes import to_first, to_last
 from pjit.passes.snapshot import structure
 from pjit.passes.transposes import permuted, pull, sink
 from pjit.passes.widen import positions, separated, widened
+
+PLANES = 4  # up to so many channels a convolution reads them as planes
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
     With few input channels the padding becomes an operation of its own, so that the kernel reads a
     row of the window as one contiguous piece.
     """
+    if is_planar(op):
+        return planar_conv(op, b, nr)
     rank = op.x.tensor.rank
     x = wide(b, permuted(b, op.x, to_last(rank)))
     pads = op.pads
@@ -202,6 +206,36 @@ def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
         groups=op.groups,
         out_channels=op.w.shape[0],
     )
+    return narrow(b, y, op.x)
+
+
+def is_planar(op: Conv) -> bool:
+    """Whether the input of a convolution is a few planes that nothing has put channels last."""
+    few = op.groups == 1 and op.x.shape[1] <= PLANES and len(op.strides) < max(SPATIAL)
+    return few and op.dilations[-1] == 1 and not isinstance(op.x.owner, Transpose)
+
+
+def planar_conv(op: Conv, b: Builder, nr: int) -> Value:
+    """A convolution of a few planes, as one over the planes too, of a single channel.
+
+    The kernel then reads pieces of the rows of the planes: nothing is transposed. The result is
+    channels last.
+    """
+    n, x, w = len(op.strides), wide(b, op.x), wide(b, op.w)
+    if any(op.pads):
+        x = b(Pad, x, low=(0, 0, *op.pads[:n]), high=(0, 0, *op.pads[n:]))
+    y = b(
+        ConvPacked,
+        b(Reshape, x, shape=(*x.shape, 1)),
+        b(PackWeights, b(Reshape, w, shape=(w.shape[0], 1, *w.shape[1:])), groups=1, nr=nr),
+        kernel=tuple(op.w.shape[1:]),
+        strides=(1, *op.strides),
+        pads=(0,) * (2 * n + 2),
+        dilations=(1, *op.dilations),
+        groups=1,
+        out_channels=w.shape[0],
+    )
+    y = b(Reshape, y, shape=(y.shape[0], *y.shape[2:]))
     return narrow(b, y, op.x)
 
 

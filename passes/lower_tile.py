@@ -83,13 +83,18 @@ def _finish(
     """Applies the epilogue to an accumulated element and stores it."""
     index = tuple(tile.out_index(batch, rows, column))
     k.puller.given[contracted] = lambda _: k.b.cast(acc, contracted.dtype)
-    moves: list[Op] = []
-    value = k.root
-    while value is not contracted and not isinstance(value.op, Elementwise | Const):
-        assert value.op is not None
-        moves.insert(0, value.op)
-        value = value.op.operands[0]
-    result = k.puller.read(value, index)
-    for op in moves:
-        index = tuple(op.push(index))  # type: ignore[attr-defined]
+    assert contracted.op is not None
+    after = k.fused.body.ops[k.fused.body.ops.index(contracted.op) + 1 : -1]
+    ends = [n for n, op in enumerate(after, 1) if isinstance(op, Elementwise)]
+    end = ends[-1] if ends else 0  # of what is computed; then it only moves
+    for op in after[:end]:
+        index = _pushed(op, index)
+    result = k.puller.read(after[end - 1].results[0] if end else contracted, index)
+    for op in after[end:]:
+        index = _pushed(op, index)
     k.b.store(result, k.output, index)
+
+
+def _pushed(op: Op, index: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """Where an element at ``index`` is after an operation that moves it, or does not."""
+    return index if isinstance(op, Elementwise | Const) else tuple(op.push(index))  # type: ignore[attr-defined]
