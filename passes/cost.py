@@ -19,6 +19,7 @@ from pjit.ir.expr import Dim
 from pjit.ir.target import Machine
 
 SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
+IMAGE_GUESS = 64  # the height or width of an image that is not known
 MANY_ROWS = 1000  # rows that a symbolic number of rows counts as
 WIDTHS = (1, 2, 3, 4, 6, 8)  # vectors side by side in a register tile
 MOST_ROWS, MOST_POINTERS = 12, 10  # rows of a tile: a fixed distance apart, or each with an address
@@ -111,7 +112,8 @@ def product_cycles(p: Product, machine: Machine, batch: int = 1) -> float:
 class Image:
     """The sizes of a 3x3 convolution of stride 1, f32: outputs and channels.
 
-    ``count`` is 1 for a symbolic batch: what pays for one image pays for more.
+    ``count`` is 1 for a symbolic batch: what pays for one image pays for more. A symbolic side
+    counts as ``IMAGE_GUESS``.
     """
 
     count: int
@@ -121,9 +123,18 @@ class Image:
     out_channels: int
 
 
-def batch_of(n: Dim) -> int:
-    """The batch that a convolution is planned for."""
-    return n if isinstance(n, int) else 1
+def planned_image(shape: tuple[Dim, ...], channels: Dim) -> Image:
+    """The sizes of a convolution for planning.
+
+    Args:
+        shape: Of the result, channels last.
+        channels: Of the input.
+    """
+    count, height, width, out = shape
+    assert isinstance(channels, int)
+    assert isinstance(out, int)
+    sides = [d if isinstance(d, int) else IMAGE_GUESS for d in (height, width)]
+    return Image(count if isinstance(count, int) else 1, sides[0], sides[1], channels, out)
 
 
 def winograd_product(s: Image, tile: int) -> Product:
@@ -134,10 +145,7 @@ def winograd_product(s: Image, tile: int) -> Product:
 
 def winograd_image(first: Op, last: Op) -> Image:
     """The sizes of a convolution from its ``nn.winograd_input`` and ``nn.winograd_output``."""
-    n, *shape = last.results[0].shape
-    height, width, out_channels = (int(d) for d in shape)
-    channels = first.operands[0].shape[3]
-    return Image(batch_of(n), height, width, channels, out_channels)
+    return planned_image(last.results[0].shape, first.operands[0].shape[3])
 
 
 def winograd_block(s: Image, tile: int, machine: Machine) -> int:

@@ -164,6 +164,8 @@ class _Grouping:
         self._add_moves(group, ops.Reshape)
         self._add_epilogue(group)
         self._add_moves(group, ops.Reshape, ops.Transpose)
+        while isinstance(group[-1], ops.Reshape):  # the same memory
+            group.pop()
         self._close(group, "tile")
 
     def _grow_line(self, op: Op) -> None:
@@ -183,8 +185,7 @@ class _Grouping:
         points, *grid, channels = op.type.shape
         columns = last.type.shape[-1]
         if (
-            not all(isinstance(d, int) for d in (*grid[1:], *last.type.shape[1:], channels))
-            or flat.type.shape != (points, expr.product(grid), channels)
+            flat.type.shape != (points, expr.product(grid), channels)
             or unflat.type.shape != (points, *grid, columns)
             or product.operands[0] is not flat.result
             or product.operands[1].shape[:-3] != (points,)
@@ -208,7 +209,9 @@ class _Grouping:
             group += step
 
     def _views(self, anchor: Op) -> list[Op]:
-        """The views through which the contraction can read its first operand."""
+        """The views through which the contraction can read its first operand; the first one is no
+        reshape, which is the same memory.
+        """
         views: list[Op] = []
         value = anchor.operands[0]
         while (
@@ -219,7 +222,7 @@ class _Grouping:
         ):
             views.insert(0, value.op)
             value = value.op.operands[0]
-        while views and not reads_affine(anchor, views):
+        while views and (isinstance(views[0], ops.Reshape) or not reads_affine(anchor, views)):
             views.pop(0)
         return views
 
@@ -260,11 +263,16 @@ class _Grouping:
     # Loop and row groups: backward from the result
 
     def _can_root(self, op: Op) -> bool:
-        if isinstance(op, ops.Reshape):
-            source = op.operands[0].op
-            if source is None or isinstance(source, ops.Const) or not self._joins_alone(source):
-                return False  # the same memory under another shape
+        if self._is_alias(op):
+            return False
         return is_pulled(op) and op.parent is self.block
+
+    def _is_alias(self, op: Op) -> bool:
+        """Whether an operation is the same memory under another shape."""
+        if not isinstance(op, ops.Reshape):
+            return False
+        source = op.operands[0].op
+        return source is None or isinstance(source, ops.Const) or not self._joins_alone(source)
 
     def _joins_alone(self, op: Op) -> bool:
         return (
@@ -321,7 +329,11 @@ class _Grouping:
         return sorted(inside, key=lambda o: self.order[o])
 
     def _joins(self, p: Op, user: Op, aligned: bool) -> bool:
-        """Whether pulling a producer into its user's loop does no work twice."""
+        """Whether pulling a producer into its user's loop does no work twice, nor replaces an alias
+        by arithmetic on indices.
+        """
+        if self._is_alias(p):
+            return False
         if not isinstance(p, POINTWISE):
             return aligned and is_pulled(p) and not isinstance(p, ops.Concat | LineOp)
         if isinstance(user, ops.Gather | ops.GatherElements | ops.GatherNd):

@@ -40,7 +40,7 @@ from pjit.passes.context import Context, Pass
 from pjit.passes.cost import (
     Image,
     Product,
-    batch_of,
+    planned_image,
     product_cycles,
     tile_columns,
     winograd_product,
@@ -149,23 +149,21 @@ def is_depthwise(op: Conv) -> bool:
 
 
 def suits_winograd(op: Conv) -> bool:
-    """Whether a convolution has 3x3 windows, constant weights and a static image, in f32."""
+    """Whether a convolution has 3x3 windows of stride 1 and constant weights, in f32."""
     return (
         op.x.dtype == f32
         and op.groups == 1
         and tuple(op.w.shape[2:]) == (3, 3)
         and max((*op.strides, *op.dilations)) == 1
-        and all(isinstance(d, int) and d > 0 for d in op.type.shape[1:])
-        and op.type.shape[0] != 0
+        and all(d != 0 for d in op.type.shape)
         and is_constant(op.w)
     )
 
 
 def image(op: Conv) -> Image:
     """The sizes of a convolution that suits Winograd's method."""
-    n, *shape = op.type.shape
-    out, height, width = (d for d in shape if isinstance(d, int))
-    return Image(batch_of(n), height, width, op.w.type.static_shape[1], out)
+    n, out, *sides = op.type.shape
+    return planned_image((n, *sides, out), op.w.shape[1])
 
 
 def wide(b: Builder, x: Value) -> Value:
@@ -241,15 +239,15 @@ def planar_conv(op: Conv, b: Builder, nr: int) -> Value:
 
 def winograd_conv(op: Conv, b: Builder, tile: int, nr: int) -> Value:
     """A 3x3 convolution as products at the points of tiles, channels last."""
-    s = image(op)
+    _, out, *sides = op.type.shape
     x = permuted(b, op.x, to_last(4))
     v = b(WinogradInput, x, size=tile, pads=op.pads)
     points, *tiles, channels = v.shape
     v = b(Reshape, v, shape=(points, expr.product(tiles), channels))
     w = b(Pack, b(WinogradWeights, op.w, size=tile), nr=nr)
-    m = b(MatmulPacked, v, w, cols=s.out_channels)
-    m = b(Reshape, m, shape=(points, *tiles, s.out_channels))
-    return b(WinogradOutput, m, size=tile, shape=(s.height, s.width))
+    m = b(MatmulPacked, v, w, cols=out)
+    m = b(Reshape, m, shape=(points, *tiles, out))
+    return b(WinogradOutput, m, size=tile, shape=tuple(sides))
 
 
 def depthwise(op: Conv, b: Builder) -> Value:
