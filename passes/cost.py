@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from pjit.ir import expr
 from pjit.ir.core import Op
-from pjit.ir.expr import Dim
+from pjit.ir.expr import Dim, Expr
 from pjit.ir.target import Machine
 
 SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
@@ -76,9 +76,16 @@ def tile_cycles(p: Product, mr: int, nv: int, machine: Machine) -> float:
     if not p.scattered and mr * sets > CACHE_WAYS:
         step *= 1.3  # the rows of A compete for the same lines
     tile = depth * step + 3 * mr * nv + 20 + (4 * mr if p.scattered else 0)
-    tiles = -(-p.rows // mr) if isinstance(p.rows, int) else MANY_ROWS / mr
+    tiles = -(-p.rows // mr) if isinstance(p.rows, int) else _many_tiles(p.rows, mr)
     blocks = -(-cols // (nv * machine.lanes(p.bits)))
     return tile * tiles * blocks
+
+
+def _many_tiles(rows: Expr, mr: int) -> float:
+    """Tiles of a symbolic number of rows; it may be a multiple of what a batch of one has."""
+    least = expr.substitute(rows, dict.fromkeys(expr.symbols(rows), 1))
+    unit = max(1, least) if isinstance(least, int) else 1
+    return -(-unit // mr) * MANY_ROWS / unit if unit >= mr else MANY_ROWS / mr
 
 
 def tile_rows(p: Product, nv: int, machine: Machine) -> tuple[float, int]:

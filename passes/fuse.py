@@ -161,8 +161,8 @@ class _Grouping:
 
     def _grow_tile(self, anchor: Op) -> None:
         group = [*self._views(anchor), anchor]
-        self._add_moves(group, ops.Reshape)
-        self._add_epilogue(group)
+        while self._add_epilogue(group) or self._add_moves(group, ops.Reshape):
+            pass
         self._add_moves(group, ops.Reshape, ops.Transpose)
         while isinstance(group[-1], ops.Reshape):  # the same memory
             group.pop()
@@ -202,11 +202,12 @@ class _Grouping:
         self.kinds[root] = kind
         self.members[root] = group
 
-    def _add_epilogue(self, group: list[Op]) -> None:
-        """Adds the elementwise operations that follow the last one."""
-        shape = group[-1].type.shape
+    def _add_epilogue(self, group: list[Op]) -> bool:
+        """Adds the elementwise operations that follow; returns whether there are any."""
+        size, shape = len(group), group[-1].type.shape
         while step := self._elementwise_step(group, group[-1].result, shape):
             group += step
+        return len(group) > size
 
     def _views(self, anchor: Op) -> list[Op]:
         """The views through which the contraction can read its first operand; the first one is no
@@ -253,19 +254,19 @@ class _Grouping:
                 return step
         return None
 
-    def _add_moves(self, group: list[Op], *kinds: type[Op]) -> None:
-        """Adds operations that only say where the result goes."""
+    def _add_moves(self, group: list[Op], *kinds: type[Op]) -> bool:
+        """Adds operations that only say where the result goes; returns whether there are any."""
+        size = len(group)
         while len(users := group[-1].result.users) == 1:
             if not isinstance(users[0], kinds) or users[0].parent is not self.block:
-                return
+                break
             group.append(users[0])
+        return len(group) > size
 
     # Loop and row groups: backward from the result
 
     def _can_root(self, op: Op) -> bool:
-        if self._is_alias(op):
-            return False
-        return is_pulled(op) and op.parent is self.block
+        return is_pulled(op) and op.parent is self.block and not isinstance(op, ops.Reshape)
 
     def _is_alias(self, op: Op) -> bool:
         """Whether an operation is the same memory under another shape."""

@@ -190,9 +190,8 @@ def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
     kernel = tuple(op.w.shape[2:])
     few = op.groups == 1 and op.x.shape[1] < MERGED_DEPTH
     if few and any(pads) and kernel[-1] > 1 and op.dilations[-1] == 1:
-        n = rank - 2
-        x = b(Pad, x, low=(0, *pads[:n], 0), high=(0, *pads[n:], 0))
-        pads = (0,) * (2 * n)
+        x = padded_rows(b, x, pads)
+        pads = (0,) * len(pads)
     y = b(
         ConvPacked,
         x,
@@ -205,6 +204,22 @@ def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
         out_channels=op.w.shape[0],
     )
     return narrow(b, y, op.x)
+
+
+def padded_rows(b: Builder, x: Value, pads: tuple[int, ...]) -> Value:
+    """Pads a few channels that are last; a row of pixels is one dimension for it."""
+    n = len(pads) // 2
+    *lead, width, channels = x.shape
+    x = b(Reshape, x, shape=(*lead, width * channels))
+    low, high = pads[:n], pads[n:]
+    x = b(
+        Pad,
+        x,
+        low=(0, *low[:-1], low[-1] * channels),
+        high=(0, *high[:-1], high[-1] * channels),
+    )
+    *lead, _ = x.shape
+    return b(Reshape, x, shape=(*lead, width + low[-1] + high[-1], channels))
 
 
 def is_planar(op: Conv) -> bool:
