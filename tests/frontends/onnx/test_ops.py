@@ -465,8 +465,14 @@ QUANTISED = [
     Case("DequantizeLinear", (U8, scalar(0.02), scalar(120, "u1")), const=(1, 2)),
     Case("DequantizeLinear", (I8, f32(0.1, 0.2, 0.3, 0.4, 0.5)), const=(1,), label="axis"),
     Case("DynamicQuantizeLinear", (f(3, 4),), outputs=3),
-    Case("MatMulInteger", (U8, I8, scalar(3, "u1"), scalar(-2, "i1")), const=(2, 3)),
-    Case("MatMulInteger", (U8, I8), label="no zero"),
+    # Not by onnxruntime: it saturates sums of two products to 16 bits on CPUs without VNNI.
+    Case(
+        "MatMulInteger",
+        (U8, I8, scalar(3, "u1"), scalar(-2, "i1")),
+        const=(2, 3),
+        reference="onnx",
+    ),
+    Case("MatMulInteger", (U8, I8), label="no zero", reference="onnx"),
     Case(
         "QLinearMatMul",
         (
