@@ -54,7 +54,7 @@ from pjit.passes.rewrite import rewrite
 from pjit.passes.routes import to_first, to_last
 from pjit.passes.snapshot import structure
 from pjit.passes.transposes import permuted, pull, sink
-from pjit.passes.widen import positions, separated, widened
+from pjit.passes.widen import Positions, beside, positions, separated, widened
 
 PLANES = 4  # up to so many channels a convolution reads them as planes
 
@@ -91,24 +91,27 @@ class Layout(Pass):
         first = to_first(op.x.tensor.rank)
         if is_depthwise(op):
             return permuted(b, depthwise(op, b), first)
-        tile = self._winograd(op, context)
+        r = positions(op, convolution(op), context.machine)
+        tile = self._winograd(op, r, context)
         if tile:
             columns = self._columns(winograd_product(image(op), tile), context)
             return permuted(b, winograd_conv(op, b, tile, columns), first)
-        r = positions(op, convolution(op), context.machine)
         if max(r) == 1:
             return permuted(b, packed_conv(op, b, self._columns(convolution(op), context)), first)
         wide = widened(op, b, r)
         y = packed_conv(wide, b, self._columns(convolution(wide), context))
         return permuted(b, separated(b, y, op, r), first)
 
-    def _winograd(self, op: Conv, context: Context) -> int:
-        """The size of the tiles for a convolution by Winograd's method, or 0."""
+    def _winograd(self, op: Conv, r: Positions, context: Context) -> int:
+        """The size of the tiles for a convolution by Winograd's method, or 0; ``r`` positions side
+        by side are the other way.
+        """
         if not suits_winograd(op):
             return 0
         planned = image(op)
         sizes = replace(convolution(op), rows=planned.count * planned.height * planned.width)
-        return winograd_tile(planned, product_cycles(sizes, context.machine), context.machine)
+        direct = product_cycles(beside(op, sizes, r), context.machine)
+        return winograd_tile(planned, direct, context.machine)
 
     def _columns(self, sizes: Product, context: Context) -> int:
         return self.nr or tile_columns(sizes, context.machine)
@@ -190,7 +193,7 @@ def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
     kernel = tuple(op.w.shape[2:])
     few = op.groups == 1 and op.x.shape[1] < MERGED_DEPTH
     if few and any(pads) and kernel[-1] > 1 and op.dilations[-1] == 1:
-        x = padded_rows(b, x, pads)
+        x = padded(b, x, pads)
         pads = (0,) * len(pads)
     y = b(
         ConvPacked,
@@ -206,20 +209,17 @@ def packed_conv(op: Conv, b: Builder, nr: int) -> Value:
     return narrow(b, y, op.x)
 
 
-def padded_rows(b: Builder, x: Value, pads: tuple[int, ...]) -> Value:
-    """Pads a few channels that are last; a row of pixels is one dimension for it."""
+def padded(b: Builder, x: Value, pads: tuple[int, ...]) -> Value:
+    """Pads an image, channels last; of one in memory a row of pixels is one dimension for that."""
     n = len(pads) // 2
+    low, high = (0, *pads[:n]), (0, *pads[n:])
+    if x.op is not None:
+        return b(Pad, x, low=(*low, 0), high=(*high, 0))
     *lead, width, channels = x.shape
-    x = b(Reshape, x, shape=(*lead, width * channels))
-    low, high = pads[:n], pads[n:]
-    x = b(
-        Pad,
-        x,
-        low=(0, *low[:-1], low[-1] * channels),
-        high=(0, *high[:-1], high[-1] * channels),
-    )
-    *lead, _ = x.shape
-    return b(Reshape, x, shape=(*lead, width + low[-1] + high[-1], channels))
+    rows = b(Reshape, x, shape=(*lead, width * channels))
+    low, high = (*low[:-1], low[-1] * channels), (*high[:-1], high[-1] * channels)
+    rows = b(Pad, rows, low=low, high=high)
+    return b(Reshape, rows, shape=(*rows.shape[:-1], width + pads[n - 1] + pads[-1], channels))
 
 
 def is_planar(op: Conv) -> bool:

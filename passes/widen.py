@@ -14,7 +14,6 @@ from dataclasses import replace
 from itertools import product
 from math import prod
 
-from pjit.ir import expr
 from pjit.ir.builder import Builder
 from pjit.ir.core import Value
 from pjit.ir.ops import Concat, Conv, Pad, Reshape, Slice, Transpose
@@ -58,13 +57,7 @@ def _candidates(op: Conv, sizes: Product, machine: Machine) -> Iterator[Position
 def _cycles(op: Conv, sizes: Product, r: Positions, machine: Machine) -> float:
     """Cycles for all rows, and for moving the results to their places."""
     many = prod(r)
-    wide = replace(
-        sizes,
-        rows=_groups(sizes.rows, op, r),
-        cols=guess(sizes.cols) * many,
-        depth=op.w.shape[1] * prod(kernel(op, r)),
-    )
-    cycles = product_cycles(wide, machine)
+    cycles = product_cycles(beside(op, sizes, r), machine)
     if not isinstance(sizes.rows, int):
         cycles /= many  # the model takes any symbolic number of rows for the same
     elif many > 1:
@@ -73,11 +66,15 @@ def _cycles(op: Conv, sizes: Product, r: Positions, machine: Machine) -> float:
     return cycles
 
 
-def _groups(rows: expr.Dim, op: Conv, r: Positions) -> expr.Dim:
-    if not isinstance(rows, int):
-        return rows
-    batch, _, *out = op.type.shape
-    return guess(batch) * prod(-(-guess(n) // m) for n, m in zip(out, r, strict=True))
+def beside(op: Conv, sizes: Product, r: Positions) -> Product:
+    """The sizes of the contraction that computes positions side by side."""
+    many, rows = prod(r), sizes.rows
+    return replace(
+        sizes,
+        rows=-(-rows // many) if isinstance(rows, int) else rows,
+        cols=guess(sizes.cols) * many,
+        depth=op.w.shape[1] * prod(kernel(op, r)),
+    )
 
 
 def kernel(op: Conv, r: Positions) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ from pjit.ir.loops import Contraction, Prim
 if TYPE_CHECKING:
     from pjit.backends.llvm.emit import KernelEmitter
 
-PREFETCH = 4096  # bytes ahead that B is asked for when it does not fit the L2 cache
+PREFETCH = 4096  # bytes ahead that B is asked for
 ZEROS = 4096  # elements of the row of zeros: the depth is walked in pieces of this length
 INLINE_REGION = 12  # cost of a region that is repeated for each vector of the tile
 _COSTLY = 25  # the cost of a primitive that is a polynomial
@@ -84,9 +84,7 @@ class _Contract:
         self.row_names = [f"#r{i}" for i in range(len(op.rows))]
         self.tap_names = [f"#t{i}" for i in range(len(op.taps))]
         self.a_step = self._coefficient(self.a_offset, "#k")
-        size = expr.product(self.b_type.shape) * self.dtype.itemsize
-        far = isinstance(size, int) and size > e.machine.l2
-        self.ahead = PREFETCH if far else 0
+        self.ahead = PREFETCH if self._waits_for_b() else 0
         self.guards = self._open_guards()
 
     def emit(self) -> None:
@@ -94,6 +92,16 @@ class _Contract:
         self._place_rows()
         sums = self._sums()
         _Finish(self, sums).emit()
+
+    def _waits_for_b(self) -> bool:
+        """Whether B comes from beyond the L2 cache: it is larger, or it is one of a few of its size
+        that would fill it, and so few rows use it that its loads take longer than the arithmetic.
+        """
+        size, machine = expr.product(self.b_type.shape) * self.dtype.itemsize, self.e.machine
+        if not isinstance(size, int):
+            return False
+        loading = machine.vector_bits // 8 / machine.l2_bytes_per_cycle
+        return size > machine.l2 or (size > machine.l2 // 4 and self.mr / 2 < loading)
 
     def _open_guards(self) -> list[tuple[Dim, Dim]]:
         """The guards of A that may fail for some row and tap."""

@@ -40,6 +40,22 @@ def require_not_negative(dims: Shape, constraint: str) -> None:
     require(not any(expr.at_least(-d, 1) for d in dims), constraint, got=list(dims))
 
 
+def reshaped(index: Sequence[Dim], shape: Shape, to: Shape) -> Shape:
+    """Where the element at an index of a shape is in another one of the same size.
+
+    An index outside is used only where a guard does not hold, so all are taken to be inside.
+    """
+    known: dict[str, Dim] = {}
+    inside: list[Dim] = []
+    for i, d in zip(index, shape, strict=True):
+        if not expr.within(i, 0, d):
+            name = f"#inside{len(known)}"
+            known[name] = i
+            i = expr.sym(name, 0, d)
+        inside.append(i)
+    return tuple(expr.substitute(x, known) for x in unflatten(flatten(inside, shape), to))
+
+
 class Reshape(OpDef, name="reshape"):
     """The elements in row-major order with another shape.
 
@@ -71,11 +87,11 @@ class Reshape(OpDef, name="reshape"):
 
     def element(self, k: Puller, index: Sequence[Dim]) -> Value:
         """The element at the same row-major position."""
-        return k.read(self.x, unflatten(flatten(index, self.shape), self.x.shape))
+        return k.read(self.x, reshaped(index, self.shape, self.x.shape))
 
     def push(self, index: Sequence[Dim]) -> Shape:
         """The index in the result of the element of x at an index."""
-        return unflatten(flatten(index, self.x.shape), self.shape)
+        return reshaped(index, self.x.shape, self.shape)
 
     samples = (
         sample((2, 3, 4), dtypes=ALL, shape=(6, 4)),

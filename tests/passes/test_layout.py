@@ -97,8 +97,8 @@ def test_detection_head_has_no_transposition():
         x = b(ops.Concat, x, up, axis=1)
         heads = []
         for y in (x, small):
-            both = b(ops.Concat, conv(b, y, 4), b(ops.Sigmoid, conv(b, y, 2)), axis=1)
-            heads.append(b(ops.Reshape, both, shape=(2, 6, both.shape[2] * both.shape[3])))
+            both = b(ops.Concat, conv(b, y, 32), b(ops.Sigmoid, conv(b, y, 16)), axis=1)
+            heads.append(b(ops.Reshape, both, shape=(2, 48, both.shape[2] * both.shape[3])))
         out = b(ops.Transpose, b(ops.Concat, *heads, axis=2), perm=(0, 2, 1))
         return b(ops.Softmax, out, axis=2)
 
