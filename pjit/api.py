@@ -35,6 +35,7 @@ class Model:
     def __init__(self, program: Program, path: str) -> None:
         self._program, self._path = program, path
         self._names = [s.name for s in program.inputs]
+        self._result_names = [s.name for s in program.outputs]
 
     @property
     def inputs(self) -> tuple[Spec, ...]:
@@ -70,18 +71,30 @@ class Model:
         Raises:
             InputError: An input is missing, unknown, or has a wrong type or shape.
         """
-        if len(inputs) != len(self._names) or any(n not in inputs for n in self._names):
+        try:
+            values = [inputs[n] for n in self._names]
+        except KeyError:
+            raise self._wrong_names(inputs) from None
+        if len(inputs) != len(values):
             raise self._wrong_names(inputs)
-        results = self._program([inputs[n] for n in self._names])
-        return {s.name: a for s, a in zip(self._program.outputs, results, strict=True)}
+        return dict(zip(self._result_names, self._program(values), strict=True))
 
     def ir(self, stage: str | None = None) -> str:
         """The IR as text: the graph, or what it is after a stage; raises PjitError."""
         return self._program.ir(stage)
 
-    def report(self) -> Report:
-        """What was compiled, and how."""
-        return self._program.report()
+    def report(self, *inputs: Any) -> Report:
+        """What was compiled, and how; with inputs, also what each step takes.
+
+        Args:
+            inputs: Those of a call, in order. The network then runs on them for about a second,
+                its kernels between clocks, and each step shows its least time and how near that
+                is to what the machine can do, which is measured meanwhile.
+
+        Raises:
+            InputError: The number, a type or a shape of the inputs is wrong.
+        """
+        return self._program.report(*inputs)
 
     def close(self) -> None:
         """Waits for the calls that were made, then frees code, constants and memory."""

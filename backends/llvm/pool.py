@@ -3,10 +3,11 @@
 Every worker runs every job: a program is one function ``void run(ptr ctx, i64 thread, i64
 n_threads)`` that all workers enter with the same ``ctx``. Jobs go through a ring in native memory
 and run one after another; the workers start job k+1 when all of them have left job k. Nothing here
-needs the interpreter between two jobs, and workers never hold the GIL.
+needs the interpreter between two jobs, and workers never hold the GIL. While no job is outstanding
+a caller may take the place of the first worker in a job of its own; that worker sleeps on.
 
-An idle worker spins for some tens of microseconds and then sleeps in the OS, and so does a thread
-that waits for a job. Sleepers and wakers follow one protocol: the sleeper announces itself, reads
+An idle worker spins for a tenth of a millisecond and then sleeps in the OS; a thread that waits for
+a job does so sooner. Sleepers and wakers follow one protocol: the sleeper announces itself, reads
 the event word, checks its condition once more, and sleeps only if the event word has not changed;
 the waker makes the condition true, then looks for sleepers, then changes the event word. All of
 these accesses are sequentially consistent, so one of the two always sees the other.
@@ -30,16 +31,20 @@ from pjit.backends.llvm.sync import (
     HAS_FUTEX,
     I32,
     I64,
+    PAUSES_BEFORE_YIELD,
     PTR,
     VOID,
     define,
+    emit_pause,
     emit_relax,
     emit_sleep,
     emit_wake,
+    emit_yield,
 )
 
 CAPACITY = 256  # jobs that may be outstanding; a power of two
-_SPIN_SECONDS = 30e-6
+_IDLE_SECONDS = 100e-6  # how long a worker spins, for the next call of a caller in a loop
+_WAIT_SECONDS = 30e-6  # how long a thread that waits for a job spins
 _WAIT_SLICE_NS = 100_000_000  # a waiting thread returns to the interpreter this often
 _NOBODY = 2**63 - 1  # the ticket in WAKE_AT when no thread waits
 _ALIGNMENT = 128  # keeps groups of cells apart, also where cache lines are fetched in pairs
@@ -51,26 +56,30 @@ _LOADS_ACQUIRE = platform.machine() in ("x86_64", "AMD64")
 class _Cell(IntEnum):
     """Where things are in the pool's memory, in units of 8 bytes.
 
-    Cells that different threads write are 128 bytes apart. WORK_EVENT and DONE_EVENT are i32.
+    Cells that different threads write are 128 bytes apart. Those called EVENT are i32.
     """
 
     SUBMITTED = 0  # jobs put into the ring, which is the last ticket
     CLOSING = 1
-    COMPLETED = 16  # jobs that all workers have left
-    LEFT = 32  # times that a worker has left a job
-    WORK_EVENT = 48  # workers sleep on it
-    SLEEPERS = 49  # workers that sleep or are about to
-    DONE_EVENT = 64  # threads in wait() sleep on it
-    WAKE_AT = 65  # the lowest ticket that such a thread waits for
-    N_THREADS = 80
-    SPIN_ROUNDS = 81
-    FIRST = 82  # jobs that were complete when the pool started
-    RING = 96  # CAPACITY pairs: the address of the program, the address of ctx
+    CALLED = 2  # jobs up to the last one in which a caller was the first thread
+    COMPLETED = 16  # jobs that all threads have left
+    LEFT = 32  # times that a thread has left a job
+    FIRST_EVENT = 48  # the first worker sleeps on it
+    FIRST_SLEEPERS = 49  # 1 while it sleeps or is about to
+    OTHERS_EVENT = 64  # the same for the other workers
+    OTHERS_SLEEPERS = 65
+    DONE_EVENT = 80  # threads in wait() sleep on it
+    WAKE_AT = 81  # the lowest ticket that such a thread waits for
+    N_THREADS = 96
+    SPIN_ROUNDS = 97  # rounds of spinning of an idle worker
+    WAIT_ROUNDS = 98  # the same of a thread in wait()
+    FIRST = 99  # jobs that were complete when the pool started
+    RING = 112  # CAPACITY pairs: the address of the program, the address of ctx
 
 
 _CELLS = _Cell.RING + 2 * CAPACITY
 _RUN_TYPE = ir.FunctionType(VOID, [PTR, I64, I64])
-_IDLE, _RUN, _LEAVE = I64(0), I64(1), I64(2)
+_IDLE, _LEAVE = I64(-1), I64(-2)  # what a worker does instead of a job, whose numbers begin at 0
 
 
 def _cell(b: ir.IRBuilder, state: ir.Value, cell: _Cell) -> ir.Value:
@@ -98,48 +107,59 @@ def _blocks(function: ir.Function, *names: str) -> list[ir.Block]:
     return [function.append_basic_block(name) for name in names]
 
 
-def _emit_next_step(module: ir.Module) -> ir.Function:
-    """``i64 next_step(state, job)``: what a worker that has left ``job`` jobs does now."""
-    function = define(module, "next_step", I64, [PTR, I64])
-    state, job = function.args
+def _emit_next_job(module: ir.Module) -> ir.Function:
+    """``i64 next_job(state, thread, job)``: what a worker that has left ``job`` jobs does now."""
+    function = define(module, "next_job", I64, [PTR, I64, I64])
+    state, thread, job = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
     closing = b.icmp_signed("!=", _load(b, state, _Cell.CLOSING), I64(0))
-    more = b.icmp_signed(">", _load(b, state, _Cell.SUBMITTED), job)
+    submitted = _load(b, state, _Cell.SUBMITTED)
+    called = _load(b, state, _Cell.CALLED)  # a caller writes it before SUBMITTED
+    is_first = b.icmp_signed("==", thread, I64(0))
+    skips = b.and_(is_first, b.icmp_signed(">", called, job))
+    job = b.select(skips, called, job)
+    more = b.icmp_signed(">", submitted, job)
     free = b.icmp_signed(">=", _load(b, state, _Cell.COMPLETED), job)
     at_end = b.select(closing, _LEAVE, _IDLE)
-    b.ret(b.select(more, b.select(free, _RUN, _IDLE), at_end))
+    b.ret(b.select(more, b.select(free, job, _IDLE), at_end))
     return function
 
 
-def _emit_await_step(module: ir.Module, futex: bool) -> ir.Function:
-    """``i64 await_step(state, job)``: spins, then sleeps, until ``next_step`` is not idle."""
-    next_step = _emit_next_step(module)
-    function = define(module, "await_step", I64, [PTR, I64])
-    state, job = function.args
+def _emit_await_job(module: ir.Module, futex: bool) -> ir.Function:
+    """``i64 await_job(state, thread, job)``: spins, then sleeps, until ``next_job`` is not idle."""
+    next_job = _emit_next_job(module)
+    function = define(module, "await_job", I64, [PTR, I64, I64])
+    state, thread, job = function.args
     entry, spin, pause, doze, sleep, wake, done = _blocks(
         function, "entry", "spin", "pause", "doze", "sleep", "wake", "done"
     )
     b = ir.IRBuilder(entry)
     rounds = b.load(_cell(b, state, _Cell.SPIN_ROUNDS), typ=I64)
+    is_first = b.icmp_signed("==", thread, I64(0))
+    word, sleepers = (
+        b.select(is_first, _cell(b, state, first), _cell(b, state, others))
+        for first, others in (
+            (_Cell.FIRST_EVENT, _Cell.OTHERS_EVENT),
+            (_Cell.FIRST_SLEEPERS, _Cell.OTHERS_SLEEPERS),
+        )
+    )
     b.branch(spin)
 
     b.position_at_end(spin)
     round_ = b.phi(I64, "round")
-    step = b.call(next_step, [state, job])
-    b.cbranch(b.icmp_signed("==", step, _IDLE), pause, done)
+    found = b.call(next_job, [state, thread, job])
+    b.cbranch(b.icmp_signed("==", found, _IDLE), pause, done)
     b.position_at_end(pause)
     b.call(emit_relax(module), [round_])
     next_round = b.add(round_, I64(1))
     b.cbranch(b.icmp_signed("<", next_round, rounds), spin, doze)
 
     b.position_at_end(doze)
-    sleepers = _cell(b, state, _Cell.SLEEPERS)
     b.atomic_rmw("add", sleepers, I64(1), "seq_cst")
-    event = _load_event(b, state, _Cell.WORK_EVENT)
-    idle = b.icmp_signed("==", b.call(next_step, [state, job]), _IDLE)
+    event = b.load_atomic(word, "seq_cst", 4, typ=I32)
+    idle = b.icmp_signed("==", b.call(next_job, [state, thread, job]), _IDLE)
     b.cbranch(idle, sleep, wake)
     b.position_at_end(sleep)
-    word = _cell(b, state, _Cell.WORK_EVENT)
     b.call(emit_sleep(module, futex), [word, event, I64(-1)])
     b.branch(wake)
     b.position_at_end(wake)
@@ -150,21 +170,36 @@ def _emit_await_step(module: ir.Module, futex: bool) -> ir.Function:
     round_.add_incoming(I64(0), wake)
 
     b.position_at_end(done)
-    b.ret(step)
+    b.ret(found)
     return function
 
 
-def _emit_notify_workers(module: ir.Module, futex: bool) -> ir.Function:
-    """``void notify_workers(state)``: wakes the workers if one of them sleeps."""
-    function = define(module, "notify_workers", VOID, [PTR])
+def _emit_notify(
+    module: ir.Module, name: str, event: _Cell, sleepers: _Cell, futex: bool
+) -> ir.Function:
+    """``void name(state)``: wakes the workers of a group if one of them sleeps."""
+    function = define(module, name, VOID, [PTR])
     (state,) = function.args
     entry, notify, done = _blocks(function, "entry", "notify", "done")
     b = ir.IRBuilder(entry)
-    b.cbranch(b.icmp_signed("!=", _load(b, state, _Cell.SLEEPERS), I64(0)), notify, done)
+    b.cbranch(b.icmp_signed("!=", _load(b, state, sleepers), I64(0)), notify, done)
     b.position_at_end(notify)
-    b.call(emit_wake(module, futex), [_cell(b, state, _Cell.WORK_EVENT)])
+    b.call(emit_wake(module, futex), [_cell(b, state, event)])
     b.branch(done)
     b.position_at_end(done)
+    b.ret_void()
+    return function
+
+
+def _emit_notify_workers(module: ir.Module, notify_others: ir.Function, futex: bool) -> ir.Function:
+    """``void notify_workers(state)``: wakes the workers that sleep."""
+    events = _Cell.FIRST_EVENT, _Cell.FIRST_SLEEPERS
+    notify_first = _emit_notify(module, "notify_first", *events, futex)
+    function = define(module, "notify_workers", VOID, [PTR])
+    (state,) = function.args
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    b.call(notify_first, [state])
+    b.call(notify_others, [state])
     b.ret_void()
     return function
 
@@ -194,25 +229,13 @@ def _emit_complete(module: ir.Module, notify_workers: ir.Function, futex: bool) 
     return function
 
 
-def _emit_worker_loop(module: ir.Module, complete: ir.Function, futex: bool) -> None:
-    """``void pool_worker_loop(state, thread)``: runs jobs until the pool closes."""
-    await_step = _emit_await_step(module, futex)
-    function = define(module, "pool_worker_loop", VOID, [PTR, I64], internal=False)
-    state, thread = function.args
-    entry, loop, run, last, again, done = _blocks(
-        function, "entry", "loop", "run", "last", "again", "done"
-    )
+def _emit_take_part(module: ir.Module, complete: ir.Function) -> ir.Function:
+    """``i64 take_part(state, thread, job)``: runs a thread's part of a job; returns ``job + 1``."""
+    function = define(module, "take_part", I64, [PTR, I64, I64])
+    state, thread, job = function.args
+    entry, last, done = _blocks(function, "entry", "last", "done")
     b = ir.IRBuilder(entry)
     n_threads = b.load(_cell(b, state, _Cell.N_THREADS), typ=I64)
-    first = b.load(_cell(b, state, _Cell.FIRST), typ=I64)
-    b.branch(loop)
-
-    b.position_at_end(loop)
-    job = b.phi(I64, "job")
-    step = b.call(await_step, [state, job])
-    b.cbranch(b.icmp_signed("==", step, _RUN), run, done)
-
-    b.position_at_end(run)
     address = b.load(_slot(b, state, job, 0), typ=I64)
     ctx = b.load(_slot(b, state, job, 1), typ=PTR)
     program = b.inttoptr(address, _RUN_TYPE.as_pointer())
@@ -220,14 +243,35 @@ def _emit_worker_loop(module: ir.Module, complete: ir.Function, futex: bool) -> 
     count = b.add(job, I64(1))
     left = b.atomic_rmw("add", _cell(b, state, _Cell.LEFT), I64(1), "acq_rel")
     all_left = b.icmp_signed("==", b.add(left, I64(1)), b.mul(count, n_threads))
-    b.cbranch(all_left, last, again)
+    b.cbranch(all_left, last, done)
     b.position_at_end(last)
     b.call(complete, [state, count])
-    b.branch(again)
-    b.position_at_end(again)
+    b.branch(done)
+    b.position_at_end(done)
+    b.ret(count)
+    return function
+
+
+def _emit_worker_loop(module: ir.Module, take_part: ir.Function, futex: bool) -> None:
+    """``void pool_worker_loop(state, thread)``: runs jobs until the pool closes."""
+    await_job = _emit_await_job(module, futex)
+    function = define(module, "pool_worker_loop", VOID, [PTR, I64], internal=False)
+    state, thread = function.args
+    entry, loop, run, done = _blocks(function, "entry", "loop", "run", "done")
+    b = ir.IRBuilder(entry)
+    first = b.load(_cell(b, state, _Cell.FIRST), typ=I64)
     b.branch(loop)
-    job.add_incoming(first, entry)
-    job.add_incoming(count, again)
+
+    b.position_at_end(loop)
+    before = b.phi(I64, "before")
+    job = b.call(await_job, [state, thread, before])
+    b.cbranch(b.icmp_signed(">=", job, I64(0)), run, done)
+
+    b.position_at_end(run)
+    count = b.call(take_part, [state, thread, job])
+    b.branch(loop)
+    before.add_incoming(first, entry)
+    before.add_incoming(count, run)
 
     b.position_at_end(done)
     b.ret_void()
@@ -256,6 +300,53 @@ def _emit_submit(module: ir.Module, notify_workers: ir.Function) -> None:
     b.ret(I64(0))
 
 
+def _emit_run(module: ir.Module, notify_others: ir.Function, take_part: ir.Function) -> None:
+    """``i64 pool_run(state, run, ctx)``: runs a job with the caller as its first thread; returns
+    1 when it is complete, or 0, without running it, while jobs are outstanding.
+
+    One thread at a time may call it or ``pool_submit``.
+    """
+    function = define(module, "pool_run", I64, [PTR, I64, I64], internal=False)
+    state, run, ctx = function.args
+    entry, put, spin, late, offer, again, done, busy = _blocks(
+        function, "entry", "put", "spin", "late", "offer", "again", "done", "busy"
+    )
+    b = ir.IRBuilder(entry)
+    job = _load(b, state, _Cell.SUBMITTED)
+    b.cbranch(b.icmp_signed("==", _load(b, state, _Cell.COMPLETED), job), put, busy)
+
+    b.position_at_end(put)
+    b.store(run, _slot(b, state, job, 0))
+    b.store(ctx, _slot(b, state, job, 1))
+    count = b.add(job, I64(1))
+    _store(b, state, _Cell.CALLED, count)
+    _store(b, state, _Cell.SUBMITTED, count)
+    b.call(notify_others, [state])
+    b.call(take_part, [state, I64(0), job])
+    b.branch(spin)
+
+    b.position_at_end(spin)
+    round_ = b.phi(I64, "round")
+    complete = b.icmp_signed(">=", _load(b, state, _Cell.COMPLETED), count)
+    b.cbranch(complete, done, late)
+    b.position_at_end(late)
+    emit_pause(b)
+    next_round = b.add(round_, I64(1))
+    b.cbranch(b.icmp_signed("<", round_, I64(PAUSES_BEFORE_YIELD)), again, offer)
+    b.position_at_end(offer)
+    emit_yield(b)
+    b.branch(again)
+    b.position_at_end(again)
+    b.branch(spin)
+    round_.add_incoming(I64(0), put)
+    round_.add_incoming(next_round, again)
+
+    b.position_at_end(done)
+    b.ret(I64(1))
+    b.position_at_end(busy)
+    b.ret(I64(0))
+
+
 def _emit_wait(module: ir.Module, futex: bool) -> None:
     """``i64 pool_wait(state, ticket, timeout_ns)``: 1 once the job is complete, 0 if not yet."""
     function = define(module, "pool_wait", I64, [PTR, I64, I64], internal=False)
@@ -264,7 +355,7 @@ def _emit_wait(module: ir.Module, futex: bool) -> None:
         function, "entry", "spin", "pause", "doze", "sleep", "done"
     )
     b = ir.IRBuilder(entry)
-    rounds = b.load(_cell(b, state, _Cell.SPIN_ROUNDS), typ=I64)
+    rounds = b.load(_cell(b, state, _Cell.WAIT_ROUNDS), typ=I64)
     b.branch(spin)
 
     def complete() -> ir.Value:
@@ -338,10 +429,13 @@ def build_module(triple: str, futex: bool) -> ir.Module:
     """
     module = ir.Module("pjit_pool")
     module.triple = triple
-    notify_workers = _emit_notify_workers(module, futex)
-    complete = _emit_complete(module, notify_workers, futex)
-    _emit_worker_loop(module, complete, futex)
+    events = _Cell.OTHERS_EVENT, _Cell.OTHERS_SLEEPERS
+    notify_others = _emit_notify(module, "notify_others", *events, futex)
+    notify_workers = _emit_notify_workers(module, notify_others, futex)
+    take_part = _emit_take_part(module, _emit_complete(module, notify_workers, futex))
+    _emit_worker_loop(module, take_part, futex)
     _emit_submit(module, notify_workers)
+    _emit_run(module, notify_others, take_part)
     _emit_wait(module, futex)
     _emit_close(module, notify_workers)
     _emit_fence(module)
@@ -368,21 +462,22 @@ class _Native:
         # CFUNCTYPE releases the GIL. PYFUNCTYPE keeps it: for what takes about a microsecond.
         self.worker_loop = ctypes.CFUNCTYPE(None, ptr, i64)(address("pool_worker_loop"))
         self.wait = ctypes.CFUNCTYPE(i64, ptr, i64, i64)(address("pool_wait"))
+        self.run = ctypes.CFUNCTYPE(i64, ptr, ptr, ptr)(address("pool_run"))
         self.submit = ctypes.PYFUNCTYPE(i64, ptr, ptr, ptr)(address("pool_submit"))
         self.close = ctypes.PYFUNCTYPE(None, ptr)(address("pool_close"))
         self.fence = ctypes.PYFUNCTYPE(None)(address("pool_fence"))
         self._spin = ctypes.PYFUNCTYPE(None, ptr, i64)(address("pool_spin"))
-        self.spin_rounds = self._rounds_in(_SPIN_SECONDS)
+        self.spin_rounds, self.wait_rounds = self._rounds_in(_IDLE_SECONDS, _WAIT_SECONDS)
 
-    def _rounds_in(self, seconds: float) -> int:
-        """Measures how many rounds take ``seconds``; a pause takes from 10 to 200 cycles."""
+    def _rounds_in(self, *seconds: float) -> list[int]:
+        """Measures how many rounds take some times; a pause takes from 10 to 500 cycles."""
         cells = (ctypes.c_int64 * _CELLS)()
         rounds, fastest = 500, float("inf")
         for _ in range(5):
             start = time.perf_counter()
             self._spin(ctypes.addressof(cells), rounds)
             fastest = min(fastest, time.perf_counter() - start)
-        return max(1, int(rounds * seconds / fastest))
+        return [max(1, int(rounds * s / fastest)) for s in seconds]
 
 
 @functools.cache
@@ -406,6 +501,7 @@ class _Workers:
         cells[_Cell.WAKE_AT] = _NOBODY
         cells[_Cell.N_THREADS] = n_threads
         cells[_Cell.SPIN_ROUNDS] = native.spin_rounds
+        cells[_Cell.WAIT_ROUNDS] = native.wait_rounds
         self._threads: list[threading.Thread] = []
         try:
             for i in range(n_threads):
@@ -499,6 +595,25 @@ class Pool:
             if ticket:
                 return ticket
             self.wait(workers.cells[_Cell.SUBMITTED] - CAPACITY + 1)
+
+    def run(self, entry: int, ctx: int) -> bool:
+        """Runs a job in which the calling thread takes the place of the first worker.
+
+        Args:
+            entry: as for :meth:`submit`.
+            ctx: as for :meth:`submit`.
+
+        Returns:
+            True when the job is complete; False, without running it, while jobs are outstanding.
+
+        Raises:
+            RuntimeError: the pool is closed, or the system cannot start threads.
+        """
+        with self._lock:
+            workers = self._workers or self._start()
+            if workers.closed:
+                raise RuntimeError("the worker pool is closed: it takes no more jobs")
+            return bool(workers.native.run(workers.state, entry, ctx))
 
     def done(self, ticket: int) -> bool:
         """Whether all workers have left the job; what they wrote is then visible."""

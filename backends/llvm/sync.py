@@ -17,7 +17,7 @@ I32, I64, PTR, VOID = ir.IntType(32), ir.IntType(64), ir.PointerType(), ir.VoidT
 # Pauses in a barrier before the thread offers its core to others at every round. A barrier of
 # threads that all run ends sooner; with more threads than cores a larger number costs as much
 # time as it lasts, at every barrier.
-PAUSES_BEFORE_YIELD = 128
+PAUSES_BEFORE_YIELD = 32
 # Rounds of idle spinning between two such offers; a power of two.
 _ROUNDS_PER_YIELD = 16
 

@@ -38,6 +38,9 @@ class Pool(Protocol):
     def wait(self, ticket: int) -> None:
         """Returns when the program is done; RuntimeError when a fork lost it."""
 
+    def run(self, entry: int, ctx: int) -> bool:
+        """Runs a program with the caller as one of the threads; False while another one runs."""
+
 
 class NativeWork:
     """A call that is one native program in the queue of an engine.
@@ -169,7 +172,7 @@ class Engine:
         self.pool = pool
         # Reentrant: a finalizer or a signal handler may wait for a call inside of it.
         self.lock = threading.RLock()
-        self._last = 0
+        self._last = self._ended = 0  # the last ticket, and one that is known to be done
         self._running: deque[NativeWork] = deque()  # in the order of their tickets
         self._dispatcher = _Dispatcher()
         _engines.add(self)
@@ -196,9 +199,16 @@ class Engine:
             self._last = ticket = self.pool.submit(entry, ctx)
         self._await(ticket)
 
+    def help(self, entry: int, ctx: int) -> None:
+        """Runs a native program on this thread and the workers; with the lock held."""
+        if not self.pool.run(entry, ctx):
+            self.run(entry, ctx)
+
     def idle(self) -> bool:
         """Whether no native program is running or queued; ask with the lock held."""
-        return self.pool.done(self._last)
+        if self._ended != self._last and self.pool.done(self._last):
+            self._ended = self._last
+        return self._ended == self._last
 
     def settle(self, work: NativeWork) -> None:
         """Waits for a call, and ends it and those before it."""
@@ -239,7 +249,7 @@ class Engine:
         for work in self._running:
             work.end(_lost())
         self._running.clear()
-        self._last = 0
+        self._last = self._ended = 0
         lost = [w for w in self._dispatcher.works if not w.ready()]
         self._dispatcher = _Dispatcher()
         for host in lost:

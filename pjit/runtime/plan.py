@@ -1,15 +1,17 @@
 """What a program needs for one choice of sizes: the context of its code, places for its buffers.
 
 The context is an array of 8-byte words: the barrier counter, the error word, the sizes of the
-program, then a pointer per slot. A frame is a context for one call that is under way; plans keep a
-few for the next calls.
+program, then a pointer per slot. A frame is a context for one call that is under way, with memory
+for copies of small inputs; plans keep a few for the next calls.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 
@@ -17,10 +19,23 @@ from pjit.ir import expr
 from pjit.ir.interp import evaluate
 from pjit.ir.program import HostStep, ProgramView, Slot
 from pjit.ir.types import TensorType
-from pjit.runtime.memory import Interval, Placement, address_of, allocate, place
+from pjit.runtime.memory import (
+    Interval,
+    Placement,
+    address_of,
+    allocate,
+    place,
+    reserve,
+    rounded,
+)
+from pjit.runtime.pace import Pace
 
 BARRIER_WORD, ERROR_WORD, FIRST_SIZE = 0, 8, 16
 IDLE_FRAMES = 8  # contexts that a plan keeps
+STAGED_BYTES = (
+    8 << 10
+)  # to copy an input of so many bytes costs no more than to ask for its address
+SHARED_BYTES = 4 << 10  # results up to this size share one piece of memory
 _BYTES_A_SECOND, _FLOPS_A_SECOND = 10e9, 20e9  # for guesses: one core, data in its caches
 _CACHE_LINES = 128  # contexts begin on a pair of cache lines of their own
 
@@ -36,16 +51,34 @@ class Arena:
 
 
 class Frame:
-    """The context of one call."""
+    """The context of one call.
 
-    __slots__ = ("_memory", "address", "arena", "words")
+    Attributes:
+        words: The context.
+        address: Where it is; ``pointer`` is the same for ctypes.
+        staged: For each input an array for its copy, or None, and the address of that.
+        arena: The arena that the context points to.
+    """
 
-    def __init__(self, words: np.ndarray, arena: Arena | None) -> None:
-        self._memory = ctypes.create_string_buffer(words.nbytes + _CACHE_LINES)
-        start = ctypes.addressof(self._memory)
-        self.address = start + -start % _CACHE_LINES
+    __slots__ = ("_memory", "address", "arena", "pointer", "staged", "words")
+
+    def __init__(
+        self, words: np.ndarray, inputs: Sequence[tuple[tuple, np.dtype]], arena: Arena | None
+    ) -> None:
+        sizes = [rounded(math.prod(shape) * dtype.itemsize) for shape, dtype in inputs]
+        kept = [n if n <= STAGED_BYTES else 0 for n in sizes]
+        at = _CACHE_LINES + rounded(words.nbytes)
+        self._memory, offset, start = reserve(at + sum(kept))
+        first = -start % _CACHE_LINES
+        self.address = start + first
+        self.pointer = ctypes.c_void_p(self.address)
         self.words = (ctypes.c_int64 * len(words)).from_address(self.address)
         ctypes.memmove(self.address, words.ctypes.data, words.nbytes)
+        self.staged: list[tuple[np.ndarray | None, int]] = []
+        for (shape, dtype), size, keep in zip(inputs, sizes, kept, strict=True):
+            copy = np.ndarray(shape, dtype, self._memory, offset + at) if keep == size else None
+            self.staged.append((copy, start + at))
+            at += keep
         self.arena = arena
 
 
@@ -108,6 +141,20 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Outputs in one piece of memory: their offsets, and how many bytes they take together."""
+
+    outputs: tuple[tuple[Output, int], ...]
+    nbytes: int
+
+    @staticmethod
+    def of(outputs: Sequence[Output]) -> Block:
+        """Places outputs one behind the other."""
+        ends = list(accumulate((rounded(o.nbytes) for o in outputs), initial=0))
+        return Block(tuple(zip(outputs, ends, strict=False)), ends[-1])
+
+
+@dataclass(frozen=True)
 class Result:
     """Where a result of a native program comes from.
 
@@ -130,23 +177,23 @@ class Plan:
 
     Attributes:
         values: The symbols.
+        pace: How its calls run.
         placement: Where the slots of the arena lie.
-        outputs: The slots that each call makes arrays for.
+        outputs: The slots that each call makes arrays for, in the order of ``blocks``.
+        blocks: The pieces of memory that they lie in.
         results: The results in order; only for a program whose sizes are all known.
-        seconds: The estimated time of one call on one thread, while that is worth knowing, else
-            infinity.
-        cold: Whether no call has been timed yet.
         stamp: When the plan was used last.
     """
 
     layout: Layout
     values: dict[str, int]
-    seconds: float
+    pace: Pace
     placement: Placement = field(init=False)
     outputs: tuple[Output, ...] = field(init=False)
+    blocks: tuple[Block, ...] = field(init=False)
     results: tuple[Result, ...] = field(init=False)
-    cold: bool = True
     stamp: int = 0
+    _inputs: tuple[tuple[tuple[int, ...], np.dtype], ...] = field(init=False)
     _words: np.ndarray = field(init=False)
     _arena: Arena | None = None
     _idle: list[Frame] = field(default_factory=list)
@@ -154,9 +201,14 @@ class Plan:
     def __post_init__(self) -> None:
         layout, view, values = self.layout, self.layout.view, self.values
         self.placement = place([self._interval(view.slots[i]) for i in layout.arena])
-        self.outputs = tuple(
+        made = [
             self._output(s) for s in view.slots if s.kind == "output" and s.index not in layout.late
-        )
+        ]
+        small = [o for o in made if o.nbytes <= SHARED_BYTES]
+        alone = [[o] for o in made if o.nbytes > SHARED_BYTES]
+        self.blocks = tuple(Block.of(outputs) for outputs in ([small, *alone] if small else alone))
+        self.outputs = tuple(o for block in self.blocks for o, _ in block.outputs)
+        self._inputs = tuple((sizes_of(t.shape, values), t.dtype.numpy) for _, t in view.inputs)
         self.results = () if layout.late else tuple(map(self._result, view.results))
         self._words = np.zeros(FIRST_SIZE + len(view.sizes) + len(view.slots), np.int64)
         for i, d in enumerate(view.sizes):
@@ -188,7 +240,8 @@ class Plan:
     @property
     def nbytes(self) -> int:
         """Bytes that the plan itself takes, at most."""
-        return self._words.nbytes * (1 + IDLE_FRAMES)
+        each = self._words.nbytes + STAGED_BYTES * len(self._inputs)
+        return self._words.nbytes + IDLE_FRAMES * each
 
     def take(self, arena: Arena | None) -> Frame:
         """A context for a call, with fresh counters."""
@@ -203,13 +256,25 @@ class Plan:
         if frame.arena is self._arena and len(self._idle) < IDLE_FRAMES:
             self._idle.append(frame)
 
+    def make(self, frame: Frame) -> list[np.ndarray]:
+        """New arrays for ``outputs``, read-only, whose addresses go into a context."""
+        made = []
+        for block in self.blocks:
+            memory, offset, address = reserve(block.nbytes)
+            for o, at in block.outputs:
+                frame.words[o.word] = address + at
+                array = np.ndarray(o.shape, o.dtype, memory, offset + at)
+                array.setflags(write=False)
+                made.append(array)
+        return made
+
     def _new_frame(self, arena: Arena | None) -> Frame:
         words = self._words
         if arena is not None:
             words = words.copy()
             for slot, offset in zip(self.layout.arena, self.placement.offsets, strict=True):
                 words[self.layout.word(slot)] = arena.address + offset
-        return Frame(words, arena)
+        return Frame(words, self._inputs, arena)
 
 
 def estimated_seconds(view: ProgramView, values: Mapping[str, int]) -> float:

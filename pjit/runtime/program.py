@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pjit.array import Array
+from pjit.array import Array, Work
 from pjit.errors import ExecutionError, InputError, PjitError
 from pjit.ir import expr
 from pjit.ir.errors import listing
@@ -20,16 +20,15 @@ from pjit.ir.types import TensorType
 from pjit.ir.types import dtype as dtype_of
 from pjit.runtime.engine import Engine, HostWork, NativeWork
 from pjit.runtime.hosted import HostedCall, HostOperation
-from pjit.runtime.memory import aligned, allocate
+from pjit.runtime.memory import address_of, aligned, allocate
+from pjit.runtime.pace import Pace
 from pjit.runtime.plan import ERROR_WORD, Arena, Frame, Layout, Plan, estimated_seconds, sizes_of
 from pjit.runtime.signature import Signature, Spec
 
-# Calls that take less run on the thread of the caller; longer ones where there is one thread only,
-# as nothing is lost but the hand-over.
-INLINE_SECONDS, INLINE_SECONDS_ALONE = 30e-6, 100e-6
 MAX_PLANS = 64
 MAX_PLAN_BYTES = 16 << 20
 
+_FIRST, _ONE = ctypes.c_int64(0), ctypes.c_int64(1)
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
 
@@ -75,7 +74,6 @@ class Runnable:
         sync: bool = False,
     ) -> None:
         self.view, self.engine, self.sync = view, engine, sync
-        self._inline_seconds = INLINE_SECONDS_ALONE if engine.threads == 1 else INLINE_SECONDS
         self.inputs = tuple(Spec.of(n, t) for n, t in view.inputs)
         self.outputs = tuple(Spec.of(n, t) for n, _, t in view.results)
         self.signature = Signature(view.inputs, view.symbols, view.checks)
@@ -120,30 +118,31 @@ class Runnable:
             raise self._wrong_count(len(args))
         if self._single is None:
             return self._dispatch(args)
-        values: list[np.ndarray] = []
-        pending: list[Array] = []
-        for at, (a, dt) in enumerate(zip(args, dtypes, strict=True)):
-            if type(a) is np.ndarray and a.dtype is dt:
-                values.append(a)
-                continue
-            if type(a) is Array and a._work is not None:
-                if type(a._work) is not NativeWork or a._work.engine is not self.engine:
+        values, pending = args, []
+        for a, dt in zip(args, dtypes, strict=True):
+            if type(a) is not np.ndarray or a.dtype is not dt:
+                pending = [a for a in args if type(a) is Array and a._work is not None]
+                if not all(self._runs_before(a._work) for a in pending):
                     return self._dispatch(args)
-                pending.append(a)
-            values.append(self._converted(at, a))
+                values = [self._converted(at, a) for at, a in enumerate(args)]
+                break
         key = tuple([v.shape for v in values])
         plan = self._plans.get(key) or self._new_plan(key)
         self._clock = plan.stamp = self._clock + 1
-        if plan.seconds < self._inline_seconds and not pending:
+        if plan.pace.inline and not pending:
             results = self._call_inline(plan, args, values)
             if results is not None:
                 return results
         return self._call_native(plan, args, values, pending)
 
+    def _runs_before(self, work: Work | None) -> bool:
+        """Whether a call is in the queue that the next call goes into."""
+        return type(work) is NativeWork and work.engine is self.engine
+
     def _call_inline(
-        self, plan: Plan, args: Sequence[Any], values: list[np.ndarray]
+        self, plan: Plan, args: Sequence[Any], values: Sequence[np.ndarray]
     ) -> list[Array] | None:
-        """Runs a short program on this thread; None when the engine has something to run first."""
+        """Runs a program on this thread; None when the engine has something to run first."""
         engine = self.engine
         assert self._single is not None
         with engine.lock:
@@ -151,19 +150,19 @@ class Runnable:
                 return None
             self._open()
             frame, made = self._frame(plan)
-            words = frame.words
-            values = [v if v.flags.carray else np.array(v, order="C") for v in values]
-            for word, v in zip(self.layout.inputs, values, strict=True):
-                words[word] = v.__array_interface__["data"][0]
+            inputs = self._pass_inputs(frame, values)
+            pace = plan.pace
+            timed = pace.timed()
             start = perf_counter()
-            self._single(frame.address, 0, 1)
-            seconds = perf_counter() - start
-            code = words[ERROR_WORD]
+            if pace.helped:
+                engine.help(self._entry, frame.address)
+            else:
+                self._single(frame.pointer, _FIRST, _ONE)
+            if timed:
+                pace.ran(perf_counter() - start)
+            code = frame.words[ERROR_WORD]
             plan.give(frame)
-        if plan.cold:  # the first call also pays for cold caches and fresh pages
-            plan.cold = False
-        else:
-            plan.seconds = min(seconds, 2 * plan.seconds)
+        del inputs  # alive until here
         work = None
         if code:
             work = HostWork()
@@ -173,22 +172,20 @@ class Runnable:
         return self._arrays(plan, made, args, values, work)
 
     def _call_native(
-        self, plan: Plan, args: Sequence[Any], values: list[np.ndarray], pending: list[Array]
+        self, plan: Plan, args: Sequence[Any], values: Sequence[np.ndarray], pending: list[Array]
     ) -> list[Array]:
         """Puts the program into the queue of the engine."""
-        values = [
-            v if type(a) is Array or (self.sync and v.flags.carray) else _copy(v)
-            for a, v in zip(args, values, strict=True)
-        ]
         engine = self.engine
         with engine.lock:
             native = self._open()
             frame, made = self._frame(plan)
-            words = frame.words
-            for word, v in zip(self.layout.inputs, values, strict=True):
-                words[word] = v.__array_interface__["data"][0]
-            keep = (native, frame, made, values)
-            work = NativeWork(engine, partial(self._finish, plan, frame, pending), keep)
+            if self.sync and not pending:
+                inputs = self._pass_inputs(frame, values)
+            else:
+                inputs = self._pass_copies(frame, args, values)
+            keep = (native, frame, made, inputs)
+            finish = partial(self._finish, plan, frame, pending, perf_counter())
+            work = NativeWork(engine, finish, keep)
             engine.submit(work, self._entry, frame.address)
         if self.sync:
             work.wait()
@@ -249,8 +246,51 @@ class Runnable:
             with self.engine.lock:
                 plan.give(frame)
 
-    def _finish(self, plan: Plan, frame: Frame, pending: list[Array]) -> PjitError | None:
+    def _pass_inputs(self, frame: Frame, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Puts the addresses of inputs that do not change during the call into a context.
+
+        Returns:
+            What has to stay alive.
+        """
+        keep = []
+        words = frame.words
+        for word, v, (copy, address) in zip(self.layout.inputs, values, frame.staged, strict=True):
+            if copy is not None:
+                copy[...] = v
+                words[word] = address
+                continue
+            flags = v.flags
+            if not (flags.c_contiguous and flags.aligned):
+                v = _copy(v)
+            words[word] = address_of(v)
+            keep.append(v)
+        return keep
+
+    def _pass_copies(
+        self, frame: Frame, args: Sequence[Any], values: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """The same for a call that the caller does not wait for: passes copies of its arrays.
+
+        An ``Array``, which may still be computed, is not copied.
+        """
+        keep = []
+        for a, word, v, (copy, address) in zip(
+            args, self.layout.inputs, values, frame.staged, strict=True
+        ):
+            if copy is None or type(a) is Array:
+                v = v if type(a) is Array else _copy(v)
+                address = address_of(v)
+                keep.append(v)
+            else:
+                copy[...] = v
+            frame.words[word] = address
+        return keep
+
+    def _finish(
+        self, plan: Plan, frame: Frame, pending: list[Array], start: float
+    ) -> PjitError | None:
         """Ends a call of the queue: takes its context back and returns its error."""
+        plan.pace.queued(perf_counter() - start)
         code = frame.words[ERROR_WORD]
         plan.give(frame)
         if code:
@@ -266,19 +306,14 @@ class Runnable:
         if self.layout.arena and (self._arena is None or self._arena.nbytes < plan.placement.peak):
             self._arena = Arena(plan.placement.peak)
         frame = plan.take(self._arena)
-        made = []
-        for o in plan.outputs:
-            array, frame.words[o.word] = allocate(o.shape, o.dtype, o.nbytes)
-            array.flags.writeable = False
-            made.append(array)
-        return frame, made
+        return frame, plan.make(frame)
 
     def _arrays(
         self,
         plan: Plan,
         made: list[np.ndarray],
         args: Sequence[Any],
-        values: list[np.ndarray],
+        values: Sequence[np.ndarray],
         work: NativeWork | HostWork | None,
     ) -> list[Array]:
         """The results of a native program."""
@@ -298,7 +333,8 @@ class Runnable:
     def _new_plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
         values = self.signature.bind(shapes)
         with self.engine.lock:
-            plan = Plan(self.layout, values, estimated_seconds(self.view, values))
+            guess = estimated_seconds(self.view, values)
+            plan = Plan(self.layout, values, Pace(guess, self.engine.threads))
             self._plans[shapes] = plan
             while len(self._plans) > 1 and (
                 len(self._plans) > MAX_PLANS

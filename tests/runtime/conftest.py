@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from pjit.compiler import Program, compile_module
 from pjit.config import settings
 from pjit.ir.text import parse_module
+from pjit.runtime.pace import Pace
 
 Make = Callable[..., Program]
 
@@ -49,10 +51,10 @@ def _queued(program: Program) -> Program:
 
     def slow(shapes):
         plan = make_plan(shapes)
-        plan.seconds = 1.0
+        plan.pace = Pace(inf, 1)
         return plan
 
     program._new_plan = slow
     for plan in program._plans.values():
-        plan.seconds = 1.0
+        plan.pace = Pace(inf, 1)
     return program

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pjit.runtime.memory import ALIGNMENT, Interval, address_of, aligned, allocate, place
+from pjit.runtime.memory import (
+    ALIGNMENT,
+    SMALL,
+    Interval,
+    address_of,
+    aligned,
+    allocate,
+    place,
+    reserve,
+)
 
 intervals = st.builds(
     lambda size, first, length: Interval(size, first, first + length),
@@ -65,3 +74,20 @@ def test_aligned_copies_only_what_is_not_in_order() -> None:
         assert copy.flags.c_contiguous
         assert address_of(copy) % ALIGNMENT == 0
         np.testing.assert_array_equal(copy, other)
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 100, SMALL, SMALL + 1, 1 << 20])
+def test_reserved_memory_is_as_large_as_asked_for(nbytes: int) -> None:
+    memory, offset, address = reserve(nbytes)
+    array = np.ndarray(nbytes, np.uint8, memory, offset)
+    array[:] = 7
+    assert address % ALIGNMENT == 0
+    assert nbytes == 0 or array.ctypes.data == address
+
+
+def test_the_address_of_any_array() -> None:
+    x = np.zeros((4, 6), np.float32)
+    readonly = x.copy()
+    readonly.flags.writeable = False
+    for a in (x, readonly, x[1:, ::2], x.T, x[:0], np.array(1.0)):
+        assert address_of(a) == a.ctypes.data

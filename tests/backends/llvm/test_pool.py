@@ -199,6 +199,56 @@ def test_jobs_run_one_after_another(make_pool: MakePool, n: int) -> None:
 
 
 @pytest.mark.parametrize("n", THREADS)
+def test_a_caller_takes_the_place_of_the_first_worker(make_pool: MakePool, n: int) -> None:
+    """In turn with jobs of the workers alone, and after pauses in which they fall asleep."""
+    pool, ran = make_pool(n), 0
+    contexts = np.zeros((300, n + 1), np.int64)
+    for i, context in enumerate(contexts):
+        address = context.ctypes.data
+        if i % 3 == 0:
+            pool.wait(pool.submit(entry(two_phases), address))
+        else:
+            assert pool.run(entry(two_phases), address)
+            assert (context[1:] == n * (n + 1) // 2).all(), "it is complete"
+            ran += 1
+        if i % 50 == 0:
+            time.sleep(0.002)
+    assert ran == 200
+    assert (contexts[:, 0] == 2 * n).all()
+    assert pool.submit(entry(two_phases), np.zeros(n + 1, np.int64).ctypes.data) == 301
+
+
+@pytest.mark.parametrize("n", THREADS)
+def test_nothing_runs_beside_outstanding_jobs(make_pool: MakePool, n: int) -> None:
+    pool, ctx, counts = make_pool(n), np.zeros(2, np.int64), np.zeros(n + 1, np.int64)
+    ticket = pool.submit(entry(gate), ctx.ctypes.data)
+    assert not pool.run(entry(mark), counts.ctypes.data)
+    assert not counts.any()
+    ctx[0] = 1
+    pool.wait(ticket)
+    assert pool.run(entry(mark), counts.ctypes.data)
+    assert counts.tolist() == [*range(1, n + 1), n]
+
+
+def test_many_python_threads_run_and_submit(make_pool: MakePool) -> None:
+    pool, jobs = make_pool(2), 200
+    contexts = np.zeros((4, 3), np.int64)
+
+    def work(index: int) -> None:
+        address = contexts[index].ctypes.data
+        for i in range(jobs):
+            if i % 2 or not pool.run(entry(mark), address):
+                pool.wait(pool.submit(entry(mark), address))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (contexts == [jobs, 2 * jobs, 2 * jobs]).all()
+
+
+@pytest.mark.parametrize("n", THREADS)
 def test_barrier_separates_phases(make_pool: MakePool, n: int) -> None:
     pool = make_pool(n)
     contexts = np.zeros((200, n + 1), np.int64)

@@ -1,0 +1,80 @@
+"""Which threads run the calls of a plan: chosen by what earlier calls took.
+
+A call runs on the thread of the caller, with or without the help of the workers, or on the workers
+while the caller goes on. To hand over a short call takes longer than the caller gains by it. The
+results do not depend on the choice.
+"""
+
+from __future__ import annotations
+
+from math import inf, isfinite
+
+INLINE_SECONDS = 1e-3  # calls that take less run on the thread of the caller
+HELP_SECONDS = 10e-6  # calls that take less on one thread are not shared with the workers
+TRIALS = 4  # calls that are timed each way; the fastest counts
+FIRST_PERIOD, LAST_PERIOD = 30, 960  # calls between two comparisons; each time twice as many
+
+
+class Pace:
+    """How the calls of a plan run.
+
+    Args:
+        guess: The estimated seconds of a call; infinite when the data decide, and then no call
+            runs on the thread of the caller.
+        threads: The number of workers.
+
+    Attributes:
+        inline: Whether calls run on the thread of the caller.
+        helped: Whether workers help it.
+    """
+
+    __slots__ = (
+        "_alone",
+        "_best",
+        "_bounded",
+        "_left",
+        "_period",
+        "_rest",
+        "_threads",
+        "helped",
+        "inline",
+    )
+
+    def __init__(self, guess: float, threads: int) -> None:
+        self._bounded, self._threads = isfinite(guess), threads
+        self.inline, self._alone, self._period = guess < INLINE_SECONDS, inf, FIRST_PERIOD
+        self._try(helped=False)
+
+    def _try(self, helped: bool) -> None:
+        """Begins to time the calls one way."""
+        self.helped, self._left, self._best, self._rest = helped, TRIALS, inf, 0
+
+    def queued(self, seconds: float) -> None:
+        """Takes note of a call that the workers ran, and of the time until its end was noticed."""
+        if not self.inline and self._bounded and seconds < INLINE_SECONDS:
+            self.inline = True
+            self._try(helped=False)
+
+    def timed(self) -> bool:
+        """Counts a call on the thread of the caller; whether ``ran`` is to be told its time."""
+        if not self._rest:
+            return True
+        self._rest -= 1
+        if not self._rest:
+            self._try(helped=False)
+        return False
+
+    def ran(self, seconds: float) -> None:
+        """Takes note of the time of a call on the thread of the caller."""
+        self._best = min(self._best, seconds)
+        self._left -= 1
+        if self._left:
+            return
+        if not self.helped:
+            self._alone = self._best
+            if self._threads > 1 and self._best > HELP_SECONDS:
+                self._try(helped=True)
+                return
+        self.inline = min(self._alone, self._best) < INLINE_SECONDS
+        self.helped, self._rest = self._best < self._alone, self._period
+        self._period = min(2 * self._period, LAST_PERIOD)

@@ -1,0 +1,91 @@
+"""Which threads run the calls of a plan."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from pjit.runtime.pace import (
+    FIRST_PERIOD,
+    HELP_SECONDS,
+    INLINE_SECONDS,
+    LAST_PERIOD,
+    TRIALS,
+    Pace,
+)
+
+SHORT, LONG = INLINE_SECONDS / 2, INLINE_SECONDS * 2
+
+
+def tell(pace: Pace, *seconds: float) -> None:
+    for s in seconds:
+        assert pace.timed()
+        pace.ran(s)
+
+
+def count_untimed(pace: Pace) -> int:
+    calls = 0
+    while not pace.timed():
+        calls += 1
+        assert calls <= LAST_PERIOD
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("guess", "inline"), [(0.0, True), (SHORT, True), (LONG, False), (inf, False)]
+)
+def test_the_first_call_goes_by_the_guess(guess: float, inline: bool) -> None:
+    assert Pace(guess, 2).inline == inline
+
+
+def test_a_call_of_the_workers_that_was_short() -> None:
+    pace = Pace(LONG, 2)
+    pace.queued(LONG)
+    assert not pace.inline
+    pace.queued(SHORT)
+    assert pace.inline
+    assert not pace.helped
+
+
+def test_what_depends_on_the_data_stays_with_the_workers() -> None:
+    pace = Pace(inf, 2)
+    pace.queued(1e-6)
+    assert not pace.inline
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_help_where_it_pays(faster: bool) -> None:
+    pace = Pace(SHORT, 2)
+    tell(pace, SHORT, *[SHORT / 2] * (TRIALS - 1))
+    assert pace.helped
+    tell(pace, *[SHORT] * (TRIALS - 1), SHORT / 3 if faster else SHORT)
+    assert (pace.inline, pace.helped) == (True, faster)
+    assert count_untimed(pace) == FIRST_PERIOD
+    assert not pace.helped, "the ways are compared again, beginning with one thread"
+
+
+@pytest.mark.parametrize(("seconds", "threads"), [(HELP_SECONDS / 2, 4), (SHORT, 1)])
+def test_no_help_where_it_cannot_pay(seconds: float, threads: int) -> None:
+    pace = Pace(0.0, threads)
+    tell(pace, *[seconds] * TRIALS)
+    assert (pace.inline, pace.helped) == (True, False)
+    assert count_untimed(pace) == FIRST_PERIOD
+
+
+def test_the_ways_are_compared_ever_less_often() -> None:
+    pace, waits = Pace(0.0, 1), []
+    for _ in range(8):
+        tell(pace, *[SHORT] * TRIALS)
+        waits.append(count_untimed(pace))
+    assert waits[:3] == [FIRST_PERIOD, 2 * FIRST_PERIOD, 4 * FIRST_PERIOD]
+    assert waits[-2:] == [LAST_PERIOD] * 2
+
+
+def test_what_proves_long_goes_to_the_workers() -> None:
+    pace = Pace(SHORT, 2)
+    tell(pace, *[LONG] * (2 * TRIALS))
+    assert not pace.inline
+    pace.queued(SHORT)
+    assert pace.inline
+    assert pace.timed()
