@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
 
 from pjit.ir.core import Module
@@ -23,11 +23,18 @@ class Backend(Protocol):
         load_code: ``load_code(parts, entries)`` makes code runnable; the result has
             ``address(entry)`` and ``close()``.
         Pool: ``Pool(threads)`` runs entries on threads of its own.
+        TimedCode: ``TimedCode(view, kernels, machine, threads)`` makes code like ``load_code``
+            that also times each step, with kernels that are loaded: ``reset()`` before a call,
+            ``read()`` after it, ``clock()`` for the ticks.
+        Probe: ``Probe(run, threads)`` measures what the threads on which ``run(entry, ctx)`` runs
+            an entry can do: ``fma()`` and ``read_all()`` once each, ``limits()`` the best so far.
     """
 
     machine: Callable[..., Machine]
     load_code: Callable[[Iterable[bytes], tuple[str, ...]], Any]
     Pool: Callable[[int], Any]
+    TimedCode: Callable[[ProgramView, Mapping[str, int], Machine, int], Any]
+    Probe: Callable[[Callable[[int, int], object], int], Any]
 
     def build(self, module: Module, view: ProgramView, machine: Machine) -> tuple[bytes, ...]:
         """The object code of a program, in parts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 
@@ -49,3 +50,42 @@ class Machine:
     def peak(self) -> float:
         """Peak f32 FLOP a second of one core."""
         return self.flops_per_cycle * self.frequency
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What some threads of a machine can do together at most.
+
+    Attributes:
+        threads: How many.
+        flops: f32 operations a second, a fused multiply-add counting as two.
+        bandwidth: Bytes a second that they read, over and over, from so many bytes together:
+            (bytes, rate) pairs, from few bytes to many.
+    """
+
+    threads: int
+    flops: float
+    bandwidth: tuple[tuple[int, float], ...]
+
+    @staticmethod
+    def of(machine: Machine, threads: int) -> Limits:
+        """What the constants of a machine say."""
+        rates = (
+            (machine.l1, machine.l1_bytes_per_cycle),
+            (machine.l2, machine.l2_bytes_per_cycle),
+            (sys.maxsize, machine.memory_bytes_per_cycle),
+        )
+        levels = tuple((n * threads, r * machine.frequency * threads) for n, r in rates)
+        return Limits(threads, machine.peak * threads, levels)
+
+    def compute_seconds(self, flops: int, bits: int = 32) -> float:
+        """The time of arithmetic on elements of a width; narrow ones count as f32."""
+        return flops / self.flops * max(bits, 32) / 32
+
+    def memory_seconds(self, nbytes: int, kept: int | None = None) -> float:
+        """The time to read bytes that lie among ``kept`` bytes, by default themselves alone, that
+        are read again and again.
+        """
+        kept = nbytes if kept is None else kept
+        rate = next((r for n, r in self.bandwidth if kept <= n), self.bandwidth[-1][1])
+        return nbytes / rate

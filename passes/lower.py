@@ -23,6 +23,7 @@ from pjit.ir.target import Machine
 from pjit.ir.types import BufferType
 from pjit.passes.context import Context, Pass
 from pjit.passes.local_dims import LocalDims
+from pjit.passes.predict import notes
 from pjit.passes.pull import GroupPuller
 from pjit.passes.schedule import MIN_WORK, flops, grain, work
 
@@ -70,17 +71,18 @@ class KernelBuild:
         nest([])
 
     def serial(self, extents: Sequence[Dim], body: Callable[[list[Dim]], None]) -> None:
-        """Serial loops around a vector loop over the last extent; ``body(indices)``."""
+        """Serial loops around a vector loop over the last extent above 1; ``body(indices)``."""
+        last = max((i for i, e in enumerate(extents) if e != 1), default=-1)
 
         def nest(done: list[Dim]) -> None:
-            if len(done) == len(extents):
+            at = len(done)
+            if at == len(extents):
                 body(done)
-            elif len(done) == len(extents) - 1:
-                self.b.loop(0, extents[-1], lambda i: nest([*done, i]), kind="vector")
-            elif extents[len(done)] == 1:
+            elif extents[at] == 1:
                 nest([*done, 0])
             else:
-                self.b.loop(0, extents[len(done)], lambda i: nest([*done, i]))
+                kind = "vector" if at == last else "serial"
+                self.b.loop(0, extents[at], lambda i: nest([*done, i]), kind=kind)
 
         nest([])
 
@@ -148,7 +150,7 @@ class _Lowering:
     def launch(self, op: Fused) -> None:
         """Replaces a group by a launch."""
         name = f"k{len(self.known)}_{_label(op)}"
-        count, types = flops(op), [r.type for r in op.results]
+        count, about, types = flops(op), notes(op), [r.type for r in op.results]
         actual = LocalDims(op).actual
         kernel = lower_group(op, name, self.module.constants, self.machine)
         key = structure(kernel)
@@ -157,7 +159,7 @@ class _Lowering:
             self.module.add(kernel)
         extent = expr.substitute(parallel_extent(kernel), actual)
         schedule = (("kind", op.kind), *op.schedule, ("grain", grain(op.kind, count, extent)))
-        attrs = {"kernel": self.known[key], "schedule": schedule, "flops": count}
+        attrs = {"kernel": self.known[key], "schedule": schedule, "flops": count, **about}
         attrs["sizes"] = tuple(actual[s] for s in kernel.attrs["symbols"])
         launch = Launch(op.operands, attrs, types, op.loc)
         assert op.parent is not None

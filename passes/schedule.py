@@ -70,20 +70,25 @@ def anchor_of(fused: Fused) -> Op:
     return next(o for o in fused.body.ops if getattr(o, "tile", None))
 
 
-def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
-    """Rows of the register tile, and the order in which tiles are made."""
+def contraction(fused: Fused) -> tuple[Dim, Product]:
+    """How many products the contraction of a tile group makes, and the sizes of one."""
     anchor = anchor_of(fused)
     tile: Tile = anchor.tile()  # type: ignore[attr-defined]
-    packed = anchor.operands[1]
-    nr = packed.shape[-1]
-    nv = max(1, nr // machine.lanes(packed.dtype.bits))
-    sizes = Product(
+    product = Product(
         rows=expr.product(tile.rows),
         cols=tile.cols,
         depth=tile.depth * prod(tile.taps),
         scattered=len(tile.rows) > 1 or len(tile.taps) > 0,
-        bits=packed.dtype.bits,
+        bits=anchor.operands[1].dtype.bits,
     )
+    return expr.product(tile.batch), product
+
+
+def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
+    """Rows of the register tile, and the order in which tiles are made."""
+    nr = anchor_of(fused).operands[1].shape[-1]
+    _, sizes = contraction(fused)
+    nv = max(1, nr // machine.lanes(sizes.bits))
     mr = -tile_rows(sizes, nv, machine)[1]
     order, chunk = tile_order(sizes, mr, machine)
     few = 0

@@ -15,6 +15,7 @@ from typing import Any
 from pjit.backends.base import backend
 from pjit.config import Settings, settings
 from pjit.errors import PjitError
+from pjit.explain import steps_of
 from pjit.ir.core import Module
 from pjit.ir.program import Segment, view
 from pjit.ir.target import Machine
@@ -24,7 +25,8 @@ from pjit.passes.context import Context, Pass
 from pjit.passes.manager import run_pipeline
 from pjit.passes.pipelines import GRAPH, KERNEL
 from pjit.passes.snapshot import clone
-from pjit.report import Report, passes_of, steps_of
+from pjit.profile import profile
+from pjit.report import Report, passes_of
 from pjit.runtime.binary import Binary
 from pjit.runtime.cache import Cache, key
 from pjit.runtime.engine import engine
@@ -85,7 +87,8 @@ class Program(Runnable):
     ) -> None:
         began = perf_counter()
         entries = tuple(s.entry for s in binary.view.steps if isinstance(s, Segment))
-        code = backend(target).load_code(binary.code, entries)
+        kernels = tuple(dict.fromkeys(step.kernel for step, _ in binary.view.launches()))
+        code = backend(target).load_code(binary.code, (*entries, *kernels))
         super().__init__(
             binary.view,
             code,
@@ -96,6 +99,7 @@ class Program(Runnable):
         self.origin = origin
         self._meta, self._code_size = binary.meta, sum(map(len, binary.code))
         self._target, self._cached = target, cached
+        self._kernels = {name: code.address(name) for name in kernels}
         self._load_seconds = perf_counter() - began
 
     @property
@@ -107,14 +111,25 @@ class Program(Runnable):
         """The IR as text: the graph, or what it is after a stage; raises PjitError."""
         return self.origin.ir(stage)
 
-    def report(self) -> Report:
-        """What was compiled, and how."""
-        meta = self._meta
+    def report(self, *inputs: Any) -> Report:
+        """What was compiled, and how; with inputs, also what each step takes.
+
+        Args:
+            inputs: Those of a call. The program then runs on them for about a second: the kernels
+                that calls use, between clocks. What the machine can do is measured meanwhile.
+
+        Raises:
+            InputError: The number, a type or a shape of the inputs is wrong.
+            ExecutionError: The program is closed, or a call failed.
+        """
+        meta, machine = self._meta, self.origin.machine
+        times = profile(self, self._kernels, inputs, self._target, machine) if inputs else None
         return Report(
             target=self._target,
-            machine=self.origin.machine.name,
+            machine=machine.name,
             threads=self.engine.threads,
-            steps=steps_of(self.view),
+            steps=steps_of(self.view, machine, self.engine.threads, times),
+            profile=times,
             passes=passes_of(meta.get("passes", ())),
             build_seconds=meta.get("build_seconds", 0.0),
             load_seconds=self._load_seconds,

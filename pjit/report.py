@@ -1,47 +1,18 @@
-"""What a compilation did: ``fn.report()`` and ``model.report()``."""
+"""What a compilation did, and what a program takes: ``fn.report()`` and ``model.report()``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+from pjit.explain import NOT_KERNELS, Step
 from pjit.ir import expr
 from pjit.ir.expr import Dim
-from pjit.ir.interp import evaluate
-from pjit.ir.ops.control import host_reason
-from pjit.ir.program import (
-    BranchStep,
-    HostStep,
-    LaunchStep,
-    LoopStep,
-    NativeStep,
-    ProgramView,
-    TeamStep,
-    children,
-)
+from pjit.profile import Profile
 
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a program.
-
-    Attributes:
-        kernel: The name of the kernel, or of the operator (control flow, or on the host).
-        kind: ``loop``, ``row``, ``tile``, ``line``, ``control`` or ``host``.
-        schedule: The choices that made the kernel.
-        flops: Floating-point operations of a call, symbolic sizes counted as 1, and ``while``
-            as one iteration.
-        where: The location of what it computes.
-        reason: Why it runs on the host; empty for a kernel.
-    """
-
-    kernel: str
-    kind: str
-    schedule: dict[str, Any]
-    flops: int
-    where: str
-    reason: str = ""
+WORST = 5  # kernels that are listed as furthest from their limit
+WIDEST = 32  # characters of a cell; two cells are wider
 
 
 @dataclass(frozen=True)
@@ -57,13 +28,14 @@ class PassTime:
 
 @dataclass(frozen=True)
 class Report:
-    """What was compiled, and how.
+    """What was compiled, how, and what it takes.
 
     Attributes:
         target: The back end.
         machine: The machine that the code is for.
         threads: The threads that run it.
-        steps: The steps in order.
+        steps: The steps in order, what a step holds after it.
+        profile: The times of the steps, with the limits of the machine; None without inputs.
         passes: The passes in order; those of the first compilation when ``cached``.
         build_seconds: The time to make machine code.
         load_seconds: The time to load it.
@@ -76,6 +48,7 @@ class Report:
     machine: str
     threads: int
     steps: tuple[Step, ...]
+    profile: Profile | None
     passes: tuple[PassTime, ...]
     build_seconds: float
     load_seconds: float
@@ -83,15 +56,14 @@ class Report:
     memory: Mapping[str, int]
 
     @property
-    def flops(self) -> int:
-        """Floating-point operations of a call, symbolic sizes counted as 1."""
-        return sum(s.flops for s in self.steps)
+    def flops(self) -> Dim:
+        """Floating-point operations of a call; an expression where sizes are free."""
+        return sum((s.flops for s in self.steps), start=0)
 
     @property
     def kernels(self) -> tuple[str, ...]:
         """The kernels, each once."""
-        native = [s.kernel for s in self.steps if s.kind not in ("host", "control")]
-        return tuple(dict.fromkeys(native))
+        return tuple(dict.fromkeys(s.kernel for s in self.steps if s.kind not in NOT_KERNELS))
 
     @property
     def fallbacks(self) -> tuple[Step, ...]:
@@ -103,27 +75,50 @@ class Report:
         """The time of all passes and of making machine code."""
         return sum(p.seconds for p in self.passes) + self.build_seconds
 
+    @property
+    def by_kernel(self) -> tuple[Step, ...]:
+        """The steps with all launches of a kernel as one, where the first of them is."""
+        rows: dict[Any, Step] = {}
+        for at, s in enumerate(self.steps):
+            key = at if s.kind in NOT_KERNELS else s.kernel
+            rows[key] = _together(rows[key], s) if key in rows else s
+        return tuple(rows.values())
+
+    @property
+    def worst(self) -> tuple[Step, ...]:
+        """The kernels that lose most time against the limit of the machine, at most five."""
+        rows = [s for s in self.by_kernel if s.lost > 0]
+        return tuple(sorted(rows, key=lambda s: -s.lost)[:WORST])
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return {**asdict(self), "flops": self.flops, "compile_seconds": self.compile_seconds}
+        """Plain data, for JSON; expressions as text."""
+        totals = {"flops": self.flops, "compile_seconds": self.compile_seconds}
+        return _plain({**_fields(self), **totals})
 
     def __str__(self) -> str:
         lines = [self._summary(), self._times(), self._memory()]
-        rows: list[tuple[str, ...]] = [("step", "kind", "MFLOP", "schedule", "where")]
-        rows += [
-            (s.kernel, s.kind, f"{s.flops / 1e6:.3f}", _choices(s.schedule), s.where)
-            for s in self.steps
-        ]
-        lines += _table(rows)
+        if self.profile is not None:
+            lines += _measured(self.profile)
+        lines += _table(self.by_kernel, self.profile is not None)
         lines += [f"on the host: {s.kernel} at {s.where}: {s.reason}" for s in self.fallbacks]
+        worst = ", ".join(f"{s.kernel} {_us(s.lost)} us ({_share(s)})" for s in self.worst)
+        if worst:
+            lines.append(f"most time above the limit: {worst}")
+        counts = [s.count for s in self.steps if s.count is not None]
+        free = {n for d in (self.flops, *counts) for n in expr.symbols(d)}
+        if free and self.profile is None:
+            names = ", ".join(sorted(free))
+            lines.append(f"free sizes: {names}; report(*inputs) measures with those of inputs")
         return "\n".join(lines)
 
     def _summary(self) -> str:
         native = len(self.steps) - len(self.fallbacks)
         share = f"{native} of {len(self.steps)} steps native" if self.steps else "no steps"
+        flops = self.flops
+        work = f"{_millions(flops)} MFLOP" if isinstance(flops, int) else f"{flops} FLOP"
         return (
             f"{self.target} ({self.machine}, {self.threads} threads): {share}, "
-            f"{len(self.kernels)} kernels, {self.flops / 1e6:.3f} MFLOP"
+            f"{len(self.kernels)} kernels, {work}"
         )
 
     def _times(self) -> str:
@@ -141,55 +136,144 @@ class Report:
         return f"memory: {sizes}"
 
 
-def steps_of(view: ProgramView) -> tuple[Step, ...]:
-    """The steps of a program, for a report."""
-    steps: list[Step] = []
-    for part in view.steps:
-        if isinstance(part, HostStep):
-            op = part.op
-            reason = getattr(op, "host", None) or host_reason(op)
-            steps.append(Step(op.op_name, "host", {}, 0, str(op.loc), str(reason)))
-            continue
-        steps += _native(part.steps, 1)
-    return tuple(steps)
-
-
-def _native(parts: Iterable[NativeStep], times: int) -> Iterator[Step]:
-    """Native steps, those inside of others after what holds them; copies are left out."""
-    for part in parts:
-        where = str(part.op.loc) if isinstance(part, LaunchStep | LoopStep | BranchStep) else ""
-        if isinstance(part, LaunchStep):
-            schedule = dict(part.op.attrs["schedule"])
-            kind = str(schedule.pop("kind", "loop"))
-            flops = _ones(part.op.attrs["flops"]) * times
-            yield Step(part.kernel, kind, schedule, flops, where)
-        elif isinstance(part, LoopStep | BranchStep):
-            yield Step(part.op.op_name, "control", dict(part.op.attrs["schedule"]), 0, where)
-            count = part.op.operands[-1].shape[0] if part.op.op_name == "scan" else 1
-            yield from _native(children(part), times * _ones(count))
-        elif isinstance(part, TeamStep):
-            yield from _native(part.steps, times)
-
-
-def _ones(d: Dim) -> int:
-    return evaluate(d, dict.fromkeys(expr.symbols(d), 1))
-
-
 def passes_of(records: Iterable[Mapping[str, Any]]) -> tuple[PassTime, ...]:
     """The passes from plain data."""
     return tuple(PassTime(**r) for r in records)
 
 
-def _choices(schedule: Mapping[str, Any]) -> str:
-    return " ".join(f"{k}={v}" for k, v in schedule.items())
+def _together(a: Step, b: Step) -> Step:
+    """Two launches of one kernel as one step; it is bound by what bounds the longer one."""
+    counts = None if a.count is None or b.count is None else a.count + b.count
+    longer = a if (a.least or 0) >= (b.least or 0) else b
+    return replace(
+        a,
+        count=counts,
+        flops=a.flops + b.flops,
+        nbytes=a.nbytes + b.nbytes,
+        predicted=_sum(a.predicted, b.predicted),
+        measured=_sum(a.measured, b.measured),
+        limit=longer.limit,
+        least=_sum(a.least, b.least),
+    )
+
+
+def _sum(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a + b
+
+
+def _fields(x: Any) -> dict[str, Any]:
+    return {f.name: getattr(x, f.name) for f in fields(x)}
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, expr.Expr):
+        return str(x)
+    if isinstance(x, Step):
+        return _plain({**_fields(x), "share": x.share})
+    if is_dataclass(x):
+        return _plain(_fields(x))
+    if isinstance(x, Mapping):
+        return {k: _plain(v) for k, v in x.items()}
+    return [_plain(v) for v in x] if isinstance(x, tuple | list) else x
+
+
+# The text
+
+
+def _measured(p: Profile) -> list[str]:
+    steps = sum(s.seconds for s in p.steps)
+    rates = ", ".join(f"{_bytes(n)} {rate / 1e9:.0f}" for n, rate in p.limits.bandwidth)
+    sizes = "".join(f", {k}={v}" for k, v in p.sizes.items())
+    return [
+        f"a call takes {_us(p.call_seconds)} us, its steps {_us(steps)} us "
+        f"(least of {p.calls} calls{sizes})",
+        f"limits: {p.limits.flops / 1e9:.0f} GFLOP/s; GB/s of reads from {rates}",
+    ]
+
+
+def _table(steps: tuple[Step, ...], measured: bool) -> list[str]:
+    free = any(isinstance(d, expr.Expr) for s in steps for d in (s.flops, s.nbytes))
+    amounts, amount = (["FLOP", "bytes"], str) if free else (["MFLOP", "MB"], _millions)
+    head = ["kernel", "operators", "count", "sizes", "schedule", *amounts, "predicted us"]
+    rows = [[*head, *(["measured us", "of limit"] if measured else []), "where"]]
+    for s in steps:
+        cells = [s.kernel, "+".join(s.operators), _size(s.count), _problem(s), _choices(s)]
+        cells += [amount(s.flops), amount(s.nbytes), _us(s.predicted)]
+        if measured:
+            cells += [_us(s.measured), _share(s)]
+        cut = [*map(_cut, cells), _cut(s.where, 2 * WIDEST)]
+        cut[head.index("schedule")] = _cut(_choices(s), 3 * WIDEST // 2)
+        rows.append(cut)
+    if measured:
+        sums: list[Any] = [_total(s.flops for s in steps), _total(s.nbytes for s in steps)]
+        predicted, took, least = (
+            sum(getattr(s, f) or 0 for s in steps) for f in ("predicted", "measured", "least")
+        )
+        share = f"{100 * least / took:.0f} %" if took else ""
+        cells = ["total", "", "", "", "", *map(amount, sums), _us(predicted), _us(took), share]
+        rows.append([*cells, ""])
+    numbers = {rows[0].index(n) for n in rows[0] if n in ("count", *amounts) or " us" in n}
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    lines = []
+    for r in rows:
+        cells = [
+            c.rjust(w) if i in numbers else c.ljust(w)
+            for i, (c, w) in enumerate(zip(r, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _total(dims: Iterable[Dim]) -> Dim:
+    return sum(dims, start=0)
+
+
+def _problem(s: Step) -> str:
+    """The sizes of a contraction: batch * rows x depth x columns."""
+    p = s.problem or {}
+    if s.kind == "tile":
+        batch = "" if p["batch"] == 1 else f"{p['batch']} * "
+        return batch + f"{p['rows']}x{p['depth']}x{p['cols']}"
+    if s.kind == "winograd":
+        images = "" if p["count"] == 1 else f"{p['count']} * "
+        return f"{images}{p['height']}x{p['width']}, {p['channels']} to {p['out_channels']}"
+    return ""
+
+
+def _choices(s: Step) -> str:
+    """The kind and the choices; tiles as rows x columns."""
+    choices = dict(s.schedule or {})
+    parts = [s.kind]
+    if "mr" in choices:
+        parts.append(f"{choices.pop('mr')}x{choices.pop('nr')}")
+    if s.kind == "winograd":
+        parts.append(f"F({(s.problem or {})['tile']})")
+    if "order" in choices:
+        parts.append(f"by {choices.pop('order')}")
+    parts += [f"{k}={v}" for k, v in choices.items() if not (k == "few" and v == 0)]
+    return " ".join(parts)
+
+
+def _share(s: Step) -> str:
+    return "" if s.share is None or not s.limit else f"{s.limit} {100 * s.share:.0f} %"
+
+
+def _millions(d: Dim) -> str:
+    assert isinstance(d, int)
+    return f"{d / 1e6:.3f}"
+
+
+def _size(d: Dim | None) -> str:
+    return "?" if d is None else str(d)
+
+
+def _us(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e6:.1f}"
+
+
+def _cut(text: str, width: int = WIDEST) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _bytes(n: int) -> str:
     return f"{n / 1e6:.2f} MB" if n >= 10_000 else f"{n} B"
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [min(40, max(len(r[i]) for r in rows)) for i in range(len(rows[0]) - 1)]
-    return [
-        "  ".join([*(c.ljust(w) for c, w in zip(r, widths, strict=False)), r[-1]]) for r in rows
-    ]

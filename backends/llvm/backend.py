@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pjit.backends.llvm.build import build, emit
+from pjit.backends.llvm.limits import Probe
 from pjit.backends.llvm.module import NativeCode, emit_assembly
 from pjit.backends.llvm.pool import Pool
 from pjit.backends.llvm.target import LlvmMachine, machine
+from pjit.backends.llvm.timed import TimedCode
 from pjit.ir.core import Module
 from pjit.ir.program import ProgramView
 
-__all__ = ["Pool", "build", "listings", "load_code", "machine"]
+__all__ = ["Pool", "Probe", "TimedCode", "build", "listings", "load_code", "machine"]
 
 load_code = NativeCode
 

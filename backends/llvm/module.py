@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import llvmlite.binding as llvm
@@ -97,13 +97,21 @@ class NativeCode:
     Args:
         parts: What ``compile_module`` returned for each module, for this machine.
         symbols: The names of the functions to call.
+        imports: The addresses of functions outside of the process's own that the code calls.
 
     Raises:
         PjitError: The object code refers to a function that the process does not have.
     """
 
-    def __init__(self, parts: Iterable[bytes], symbols: tuple[str, ...] = ("run",)) -> None:
+    def __init__(
+        self,
+        parts: Iterable[bytes],
+        symbols: tuple[str, ...] = ("run",),
+        imports: Mapping[str, int] | None = None,
+    ) -> None:
         library = llvm.JITLibraryBuilder().add_current_process()
+        for name, address in (imports or {}).items():
+            library.import_symbol(name, address)
         for part in parts:
             library.add_object_img(part)
         for name in symbols:

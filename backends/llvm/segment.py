@@ -63,23 +63,29 @@ class SegmentFunction:
         """Defines the function, under the segment's entry."""
         self.target = self.b.alloca(_I64)  # what the barrier counter has reached
         self.b.store(_I64(0), self.target)
-        self._steps(self.segment.steps)
+        self._body()
         self.b.ret_void()
+
+    def _body(self) -> None:
+        self._steps(self.segment.steps)
 
     def _steps(self, steps: Iterable[NativeStep]) -> None:
         for step in steps:
             if step.barrier and not self.alone:
                 self._meet()
-            if isinstance(step, LaunchStep):
-                self._launch(step)
-            elif isinstance(step, CopyStep):
-                self._copy(self._slot(step.source), self._slot(step.target), step.nbytes)
-            elif isinstance(step, LoopStep):
-                self._loop(step)
-            elif isinstance(step, BranchStep):
-                self._branch(step)
-            else:
-                self._team(step)
+            self._step(step)
+
+    def _step(self, step: NativeStep) -> None:
+        if isinstance(step, LaunchStep):
+            self._launch(step)
+        elif isinstance(step, CopyStep):
+            self._copy(self._slot(step.source), self._slot(step.target), step.nbytes)
+        elif isinstance(step, LoopStep):
+            self._loop(step)
+        elif isinstance(step, BranchStep):
+            self._branch(step)
+        else:
+            self._team(step)
 
     def _word(self, at: int) -> ll.Value:
         return self.b.gep(self.ctx, [_I64(at)], source_etype=_I64)

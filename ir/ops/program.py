@@ -10,8 +10,10 @@ class Launch(OpDef, name="launch"):
     """Runs a kernel of the module on its operands; the results are the buffers that the kernel
     writes.
 
-    ``sizes`` are the values of the kernel's symbols, in their order. ``flops`` counts the launch's
-    arithmetic operations; ``schedule`` is what chose the kernel, for reports.
+    ``sizes`` are the values of the kernel's symbols, in their order. The other attributes are for
+    reports: ``schedule`` is what chose the kernel; ``operators`` are those it computes; ``problem``
+    holds the sizes that the cost model looks at, by name; ``flops`` counts the arithmetic
+    operations, ``nbytes`` what is read and written, of which ``weights`` are constants.
     """
 
     level = "program"
@@ -20,7 +22,11 @@ class Launch(OpDef, name="launch"):
     kernel = attr(doc="the name of the kernel")
     sizes = attr(())
     schedule = attr(())
+    operators = attr(())
+    problem = attr(())
     flops = attr(0)
+    nbytes = attr(0)
+    weights = attr(0)
     __slots__ = ()
 
     @staticmethod

@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--check", action="store_true", help="compare with a reference on random inputs")
     p.add_argument("--tolerance", type=float, default=TOLERANCE, help="of --check, relative")
     p.add_argument("--bench", action="store_true", help="time the converted model")
-    p.add_argument("--threads", type=int, help="threads of --check and --bench")
+    p.add_argument("--report", action="store_true", help="time each kernel")
+    p.add_argument("--threads", type=int, help="threads of --check, --bench and --report")
     p.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR after each pass")
     return p
 
@@ -51,8 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns 0 done, 1 the model cannot be converted, 2 wrong usage."""
     parser = _parser()
     options = parser.parse_args(argv)
-    if options.output is None and not (options.check or options.bench or options.dump_ir):
-        parser.error("nothing to do: give -o OUT.pjit, --check, --bench or --dump-ir")
+    runs = options.check or options.bench or options.report
+    if options.output is None and not (runs or options.dump_ir):
+        parser.error("nothing to do: give -o OUT.pjit, --check, --bench, --report or --dump-ir")
     if options.output is not None and options.output.suffix != ".pjit":
         parser.error(f"the output is a .pjit file, not {str(options.output)!r}")
     inputs = {}
@@ -85,12 +87,14 @@ class _Conversion:
         if options.output is not None or options.aot or options.dump_ir is not None:
             self._write()
         status = DONE
-        if options.check or options.bench:
+        if options.check or options.bench or options.report:
             self._load()
         if options.check:
             status = self._check()
         if options.bench:
             self._bench()
+        if options.report:
+            self._report()
         return status
 
     def _write(self) -> None:
@@ -171,6 +175,14 @@ class _Conversion:
         if t.other is not None:
             ratio = t.least / t.other
             self.console.print(f"ONNX Runtime: {t.other * 1e3:.3f} ms, ratio {ratio:.2f}")
+
+    def _report(self) -> None:
+        from pjit.cli.check import random_inputs
+
+        inputs = random_inputs(self.module).values()
+        with progress("timing kernels"):
+            report = self.model.report(*inputs)
+        print(report)
 
 
 if __name__ == "__main__":

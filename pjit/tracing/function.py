@@ -290,16 +290,27 @@ class CompiledFunction:
             raise PjitError(f"no stage is called {stage!r}", expected="graph")
         return print_module(entry.traced.module)
 
-    def report(self) -> Any:
-        """What was compiled for the last call, and how: a ``pjit.report.Report``.
+    def report(self, *args: Any, **kwargs: Any) -> Any:
+        """What was compiled and how: a ``pjit.report.Report``.
+
+        Args:
+            args: Arguments of a call. The program for them then runs on them for about a second,
+                and the report says what each step takes; without any it is that of the last call.
+            kwargs: Named ones.
 
         Raises:
             PjitError: The function was not called, or nothing of its result is computed.
         """
+        if args or kwargs:
+            self(*args, **kwargs)
         entry = self._shown("report")
         if entry.program is None:
             raise PjitError(f"{self._name} has no report: its result does not depend on an array")
-        return entry.program.report()
+        if not (args or kwargs):
+            return entry.program.report()
+        leaves, spec = optree.tree_flatten(cast(Any, (args, kwargs)))
+        self._key(spec, leaves)  # makes foreign arrays NumPy's
+        return entry.program.report(*(leaves[i] for i in entry.inputs))
 
 
 @overload

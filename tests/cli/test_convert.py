@@ -82,6 +82,13 @@ def test_bench_and_dump(tmp_path, capsys):
     assert {"program.ll", "program.s"} <= written
 
 
+def test_report(capsys):
+    assert main([str(DIGITS), "--report", "--threads", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "measured us" in shown
+    assert "conv_packed" in shown
+
+
 def test_machine_code_only_from_trusted_files(tmp_path):
     out = tmp_path / "d.pjit"
     assert main([str(DIGITS), "-o", str(out), "--aot"]) == 0

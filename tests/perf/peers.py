@@ -54,7 +54,8 @@ class Pjit(Runtime):
         return [np.asarray(value) for value in result.values()]
 
     def flops(self) -> float | None:
-        return getattr(self.model.report(), "flops", None)
+        flops = self.model.report().flops
+        return flops if isinstance(flops, int) else None
 
 
 class OnnxRuntime(Runtime):

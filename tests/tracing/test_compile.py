@@ -267,6 +267,8 @@ def test_what_is_shown(agree: Any) -> None:
     assert f.ir("graph") == graph
     assert f.ir(f.stages[-1]) != graph
     assert "kernels" in str(f.report())
+    assert f.report().profile is None
+    assert f.report(X, p={"b": X}).profile.sizes == {}
     with pytest.raises(PjitError, match="no stage"):
         f.ir("no-such-stage")
     assert "f" in repr(f)
