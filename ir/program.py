@@ -174,6 +174,18 @@ class Segment:
         """All steps, those inside of others after what holds them."""
         yield from _walk(self.steps)
 
+    def shared(self) -> list[LaunchStep]:
+        """The launches whose pieces threads take as they come: those outside of loops."""
+
+        def found(steps: Iterable[NativeStep]) -> Iterator[LaunchStep]:
+            for step in steps:
+                if isinstance(step, LaunchStep):
+                    yield step
+                elif not isinstance(step, LoopStep):
+                    yield from found(children(step))
+
+        return list(found(self.steps))
+
     def slots(self) -> list[int]:
         """The slots that the steps use, each once."""
         found: dict[int, None] = {}

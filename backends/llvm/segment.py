@@ -1,11 +1,14 @@
 """The native function of a segment of a program.
 
-A segment function ``void entry(ptr ctx, i64 thread, i64 threads)`` is entered by all threads. Each
-takes its contiguous share of every launch; they meet where a launch needs what another one wrote.
-Loops and branches are those of the function; a small one is run by one thread (see
-``ir/program.py``). The context is an array of 8-byte words: ``[0]`` the barrier counter and ``[8]``
-the error word, each on a cache line of its own; from ``[16]`` on the sizes of the program, then one
-pointer per slot.
+A segment function ``void entry(ptr ctx, i64 thread, i64 threads)`` is entered by all threads; they
+meet where a launch needs what another one wrote. Loops and branches are those of the function; a
+small one is run by one thread (see ``ir/program.py``). ``ir/call.py`` says what is in the context.
+
+Each thread has a contiguous share of every launch. Outside of loops it takes it piece by piece, and
+then pieces of the shares of those that are slower, because their core is or because it was taken
+from them. A cursor per launch and thread counts the pieces that are taken of that share; its owner
+sets it back behind the next meeting, when nobody looks at it any more. Which thread computes a
+piece makes no difference to the result.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from contextlib import contextmanager
 
 from llvmlite import ir as ll
 
-from pjit.backends.llvm.sync import emit_barrier
+from pjit.backends.llvm.sync import emit_barrier, emit_take
+from pjit.ir.call import BARRIER_WORD, ERROR_WORD, CallWords
 from pjit.ir.program import (
     BranchStep,
     Carry,
@@ -28,8 +32,8 @@ from pjit.ir.program import (
     TeamStep,
 )
 
-BARRIER_WORD, ERROR_WORD, FIRST_SIZE = 0, 8, 16
 COPY_GRAIN = 1 << 16  # bytes that a thread copies at least
+PIECES = 16  # of a thread's share of a launch, at most
 _I8, _I64, _PTR = ll.IntType(8), ll.IntType(64), ll.PointerType()
 
 
@@ -55,7 +59,10 @@ class SegmentFunction:
         self.function = ll.Function(module, kind, segment.entry)
         self.ctx, self.thread, self.threads = self.function.args
         self.b = ll.IRBuilder(self.function.append_basic_block())
-        self.barrier = emit_barrier(module)
+        self.barrier, self.take = emit_barrier(module), emit_take(module)
+        self.words = CallWords.of(view)
+        self.cursors = {id(step): i for i, step in enumerate(segment.shared())}
+        self.moved: set[int] = set()  # cursors that may not be zero
         self.pointers: dict[int, ll.Value] = {}  # where the pointer slots are
         self.alone = False  # whether one thread runs the steps that are being emitted
 
@@ -63,11 +70,14 @@ class SegmentFunction:
         """Defines the function, under the segment's entry."""
         self.target = self.b.alloca(_I64)  # what the barrier counter has reached
         self.b.store(_I64(0), self.target)
+        self.owner = self.b.alloca(_I64)  # of the share that pieces are taken from
         self._body()
         self.b.ret_void()
 
     def _body(self) -> None:
         self._steps(self.segment.steps)
+        if self.moved:
+            self._meet()
 
     def _steps(self, steps: Iterable[NativeStep]) -> None:
         for step in steps:
@@ -94,17 +104,25 @@ class SegmentFunction:
         known = self.view.sizes[at]
         if isinstance(known, int):
             return _I64(known)
-        return self.b.load(self._word(FIRST_SIZE + at), typ=_I64)
+        return self.b.load(self._word(self.words.size(at)), typ=_I64)
 
     def _slot(self, at: int) -> ll.Value:
         if at in self.pointers:
             return self.pointers[at]
-        return self.b.load(self._word(FIRST_SIZE + len(self.view.sizes) + at), typ=_PTR)
+        return self.b.load(self._word(self.words.slot(at)), typ=_PTR)
+
+    def _cursor(self, at: int) -> ll.Value:
+        """The address of this thread's cursor."""
+        row = self.b.mul(self.thread, _I64(self.words.cursors))
+        return self.b.gep(self._word(self.words.cursor(at)), [row], source_etype=_I64)
 
     def _meet(self) -> None:
         target = self.b.add(self.b.load(self.target, typ=_I64), self.threads)
         self.b.store(target, self.target)
         self.b.call(self.barrier, [self._word(BARRIER_WORD), target])
+        for at in sorted(self.moved):
+            self.b.store(_I64(0), self._cursor(at))
+        self.moved.clear()
 
     @contextmanager
     def _shared(self, extent: ll.Value, grain: int) -> Iterator[tuple[ll.Value, ll.Value]]:
@@ -114,19 +132,61 @@ class SegmentFunction:
             with b.if_then(b.icmp_signed("<", _I64(0), extent)):
                 yield _I64(0), extent
             return
-        wanted = b.sdiv(extent, _I64(grain)) if grain > 1 else extent
-        many = b.icmp_signed("<", wanted, self.threads)
-        sharing = b.select(many, wanted, self.threads)
-        sharing = b.select(b.icmp_signed("<", sharing, _I64(1)), _I64(1), sharing)
+        sharing = self._within(self._grains(extent, grain), self.threads)
         with b.if_then(b.icmp_signed("<", self.thread, sharing)):
-            lo = b.sdiv(b.mul(extent, self.thread), sharing)
-            hi = b.sdiv(b.mul(extent, b.add(self.thread, _I64(1))), sharing)
-            with b.if_then(b.icmp_signed("<", lo, hi)):
-                yield lo, hi
+            yield from self._part(extent, self.thread, sharing)
+
+    @contextmanager
+    def _pieces(
+        self, extent: ll.Value, grain: int, cursor: int
+    ) -> Iterator[tuple[ll.Value, ll.Value]]:
+        """Emits what follows for each piece ``[lo, hi)`` that this thread takes of a launch."""
+        b = self.b
+        grains = self._grains(extent, grain)
+        sharing = self._within(grains, self.threads)
+        pieces = self._within(b.udiv(grains, sharing), _I64(PIECES))
+        count = b.mul(pieces, sharing)
+        head, body, end = (self.function.append_basic_block() for _ in range(3))
+        b.store(self.thread, self.owner)
+        b.cbranch(b.icmp_signed("<", self.thread, sharing), head, end)
+        b.position_at_end(head)
+        row = _I64(self.words.cursors)
+        place = [self._word(self.words.cursor(cursor)), row, self.owner]
+        piece = b.call(self.take, [*place, self.thread, sharing, pieces])
+        b.cbranch(b.icmp_signed("<", piece, _I64(0)), end, body)
+        b.position_at_end(body)
+        yield from self._part(extent, piece, count)
+        b.branch(head)
+        b.position_at_end(end)
+
+    def _part(
+        self, extent: ll.Value, at: ll.Value, count: ll.Value
+    ) -> Iterator[tuple[ll.Value, ll.Value]]:
+        """The bounds of one of ``count`` equal parts, unless it is empty."""
+        b = self.b
+        lo = b.sdiv(b.mul(extent, at), count)
+        hi = b.sdiv(b.mul(extent, b.add(at, _I64(1))), count)
+        with b.if_then(b.icmp_signed("<", lo, hi)):
+            yield lo, hi
+
+    def _grains(self, extent: ll.Value, grain: int) -> ll.Value:
+        return self.b.sdiv(extent, _I64(grain)) if grain > 1 else extent
+
+    def _within(self, value: ll.Value, most: ll.Value) -> ll.Value:
+        """At least 1 and at most ``most``."""
+        b = self.b
+        value = b.select(b.icmp_signed("<", value, most), value, most)
+        return b.select(b.icmp_signed("<", value, _I64(1)), _I64(1), value)
 
     def _launch(self, step: LaunchStep) -> None:
-        """Calls the kernel on this thread's share."""
-        with self._shared(self._size(step.extent), step.grain) as (lo, hi):
+        """Calls the kernel on what this thread does of it."""
+        extent, cursor = self._size(step.extent), self.cursors.get(id(step))
+        if cursor is None or self.alone:
+            part = self._shared(extent, step.grain)
+        else:
+            part = self._pieces(extent, step.grain, cursor)
+            self.moved.add(cursor)
+        with part as (lo, hi):
             buffers = [self._slot(s) for s in step.slots]
             sizes = [self._size(s) for s in step.sizes]
             error = self._word(ERROR_WORD)
@@ -152,12 +212,14 @@ class SegmentFunction:
             little = self.b.icmp_signed("==", self._size(step.share), _I64(0))
             few = self.b.icmp_signed("<=", self.threads, _I64(len(step.steps)))
             single = self.b.or_(little, few)
+            before = set(self.moved)
             with self.b.if_else(single) as (then, otherwise):
                 with then:
                     self._meet()
                     self._side_by_side(step.steps)
                     self._meet()
                 with otherwise:
+                    self.moved = before
                     self._steps(step.steps)
 
     def _side_by_side(self, steps: Iterable[NativeStep]) -> None:
@@ -170,11 +232,14 @@ class SegmentFunction:
                 self.alone = False
 
     def _branch(self, step: BranchStep) -> None:
+        before = set(self.moved)
         with self.b.if_else(self._holds(step.condition)) as (then, otherwise):
             with then:
                 self._steps(step.then)
+            after, self.moved = self.moved, before
             with otherwise:
                 self._steps(step.otherwise)
+        self.moved |= after
 
     def _holds(self, slot: int) -> ll.Value:
         return self.b.icmp_unsigned("!=", self.b.load(self._slot(slot), typ=_I8), _I8(0))
@@ -186,7 +251,7 @@ class SegmentFunction:
         starts = [self._start(c, count) for c in step.carries]
         bases = [self._slot(s.base) for s in step.slices]
         strides = [self._size(s.stride) for s in step.slices]
-        before = b.block
+        before, moved = b.block, set(self.moved)
         b.branch(head)
         b.position_at_end(head)
         i = b.phi(_I64)
@@ -219,6 +284,7 @@ class SegmentFunction:
                 phi.add_incoming(value, b.block)
         b.branch(head)
         b.position_at_end(end)
+        self.moved |= moved  # there may have been no iteration
         self._meet_in_loop()
         for c, phis in zip(step.carries, moving, strict=True):
             if c.result is not None:

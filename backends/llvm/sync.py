@@ -156,6 +156,57 @@ def emit_barrier(module: ir.Module) -> ir.Function:
     return function
 
 
+def emit_take(module: ir.Module) -> ir.Function:
+    """Defines ``i64 pjit_take(ptr cursors, i64 row, ptr owner, i64 thread, i64 threads, i64
+    pieces)``.
+
+    Each of the threads has a share of so many pieces. It takes a piece of the share of ``owner``,
+    or of the next one that has any left, and returns its number among the pieces of all, or -1 when
+    none is left. ``cursors`` is where the first thread counts the pieces that are taken of its
+    share; that of another thread is a row of words further for each. ``owner`` is at first the
+    thread itself, whose share comes first.
+    """
+    if "pjit_take" in module.globals:
+        return module.globals["pjit_take"]
+    function = define(module, "pjit_take", I64, [PTR, I64, PTR, I64, I64, I64])
+    function.attributes.add("noinline")
+    cursors, row, owner, thread, threads, pieces = function.args
+    entry, single, whole, find, look, found, further, none = (
+        function.append_basic_block(name)
+        for name in ("entry", "single", "whole", "find", "look", "found", "further", "none")
+    )
+    b = ir.IRBuilder(entry)
+    first = b.load(owner, typ=I64)
+    b.cbranch(b.icmp_signed("<", first, I64(0)), none, single)
+    b.position_at_end(single)
+    alone = b.icmp_signed("==", b.mul(threads, pieces), I64(1))
+    b.cbranch(alone, whole, find)
+    b.position_at_end(whole)
+    b.store(I64(-1), owner)
+    b.ret(I64(0))
+
+    b.position_at_end(find)
+    b.branch(look)
+    b.position_at_end(look)
+    at = b.phi(I64, "at")
+    at.add_incoming(first, find)
+    cursor = b.gep(cursors, [b.mul(at, row)], source_etype=I64)
+    taken = b.atomic_rmw("add", cursor, I64(1), "monotonic")
+    b.cbranch(b.icmp_signed("<", taken, pieces), found, further)
+    b.position_at_end(found)
+    b.store(at, owner)
+    b.ret(b.add(b.mul(at, pieces), taken))
+    b.position_at_end(further)
+    following = b.add(at, I64(1))
+    following = b.select(b.icmp_signed("<", following, threads), following, I64(0))
+    at.add_incoming(following, further)
+    b.cbranch(b.icmp_signed("==", following, thread), none, look)
+    b.position_at_end(none)
+    b.store(I64(-1), owner)
+    b.ret(I64(-1))
+    return function
+
+
 def emit_sleep(module: ir.Module, futex: bool) -> ir.Function:
     """Defines ``void pjit_sleep(ptr word, i32 expected, i64 timeout_ns)``.
 

@@ -50,6 +50,9 @@ _LEVELS: dict[str, dict[str, Any]] = {
         "fma": True,
         "masked": False,
         "flops_per_cycle": 32,
+        "l1_bytes_per_cycle": 64.0,
+        "l2_bytes_per_cycle": 20.0,
+        "memory_bytes_per_cycle": 10.0,
     },
     "x86-64-v2": {
         "vector_bits": 128,
@@ -57,6 +60,9 @@ _LEVELS: dict[str, dict[str, Any]] = {
         "fma": False,
         "masked": False,
         "flops_per_cycle": 8,
+        "l1_bytes_per_cycle": 32.0,
+        "l2_bytes_per_cycle": 16.0,
+        "memory_bytes_per_cycle": 8.0,
         "f16c": False,
     },
     "aarch64": {
@@ -65,6 +71,9 @@ _LEVELS: dict[str, dict[str, Any]] = {
         "fma": True,
         "masked": False,
         "flops_per_cycle": 16,
+        "l1_bytes_per_cycle": 32.0,
+        "l2_bytes_per_cycle": 16.0,
+        "memory_bytes_per_cycle": 8.0,
     },
 }
 _V4 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")

@@ -10,13 +10,14 @@ import numpy as np
 
 from pjit.errors import ExecutionError, PjitError
 from pjit.ir import expr, ops
+from pjit.ir.call import BARRIER_WORD, ERROR_WORD
 from pjit.ir.core import Block, Function, Module, Value
 from pjit.ir.expr import Expr
 from pjit.ir.interp import evaluate, interpret
 from pjit.ir.program import HostStep, Segment
 from pjit.passes.snapshot import clone_block
 from pjit.runtime.memory import address_of, allocate
-from pjit.runtime.plan import BARRIER_WORD, ERROR_WORD, FIRST_SIZE, Frame, Plan, sizes_of
+from pjit.runtime.plan import Frame, Plan, sizes_of
 
 if TYPE_CHECKING:
     from pjit.runtime.program import Runnable
@@ -134,14 +135,14 @@ class HostedCall:
 
     def _bind(self, slot: int, array: np.ndarray) -> None:
         self.memory[slot] = array
-        self.frame.words[self.layout.word(slot)] = address_of(array)
+        self.frame.words[self.layout.words.slot(slot)] = address_of(array)
 
     def _segment(self, segment: Segment, entry: int) -> None:
         layout, words = self.layout, self.frame.words
         for i in layout.late_sizes:
             d = layout.view.sizes[i]
             if expr.symbols(d) <= self.values.keys():
-                words[FIRST_SIZE + i] = evaluate(d, self.values)
+                words[layout.words.size(i)] = evaluate(d, self.values)
         for slot in segment.slots():
             if slot in layout.late and slot not in self.memory:
                 t = layout.view.slots[slot].type

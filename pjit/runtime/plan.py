@@ -1,8 +1,7 @@
 """What a program needs for one choice of sizes: the context of its code, places for its buffers.
 
-The context is an array of 8-byte words: the barrier counter, the error word, the sizes of the
-program, then a pointer per slot. A frame is a context for one call that is under way, with memory
-for copies of small inputs; plans keep a few for the next calls.
+``ir/call.py`` says what is in the context. A frame is a context for one call that is under way,
+with memory for copies of small inputs; plans keep a few for the next calls.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from itertools import accumulate
 import numpy as np
 
 from pjit.ir import expr
+from pjit.ir.call import BARRIER_WORD, ERROR_WORD, CallWords
 from pjit.ir.interp import evaluate
 from pjit.ir.program import HostStep, ProgramView, Slot
 from pjit.ir.types import TensorType
@@ -30,7 +30,6 @@ from pjit.runtime.memory import (
 )
 from pjit.runtime.pace import Pace
 
-BARRIER_WORD, ERROR_WORD, FIRST_SIZE = 0, 8, 16
 IDLE_FRAMES = 8  # contexts that a plan keeps
 STAGED_BYTES = (
     8 << 10
@@ -94,6 +93,8 @@ class Layout:
         late_sizes: Positions in ``view.sizes`` that host operations determine.
         arena: The slots that lie in the arena.
         inputs: The word of each input's pointer.
+        words: Where things are in the context.
+        threads: The threads that it has room for.
     """
 
     view: ProgramView
@@ -102,10 +103,12 @@ class Layout:
     late_sizes: tuple[int, ...]
     arena: tuple[int, ...]
     inputs: tuple[int, ...]
+    words: CallWords
+    threads: int
 
     @staticmethod
-    def of(view: ProgramView, constants: Mapping[str, np.ndarray]) -> Layout:
-        """Reads a program."""
+    def of(view: ProgramView, constants: Mapping[str, np.ndarray], threads: int) -> Layout:
+        """Reads a program that runs on at most so many threads."""
         known = set(view.symbols)
         hosted = {s for step in view.steps if isinstance(step, HostStep) for s, _ in step.outputs}
 
@@ -114,19 +117,17 @@ class Layout:
 
         made = [s for s in view.slots if s.kind in ("arena", "output")]
         late = frozenset(s.index for s in made if is_late(s))
-        first = FIRST_SIZE + len(view.sizes)
+        words = CallWords.of(view)
         return Layout(
             view,
             constants,
             late,
             tuple(i for i, d in enumerate(view.sizes) if not expr.symbols(d) <= known),
             tuple(s.index for s in made if s.kind == "arena" and s.index not in late),
-            tuple(first + i for i in range(len(view.inputs))),
+            tuple(words.slot(i) for i in range(len(view.inputs))),
+            words,
+            threads,
         )
-
-    def word(self, slot: int) -> int:
-        """The word that holds the pointer of a slot."""
-        return FIRST_SIZE + len(self.view.sizes) + slot
 
 
 @dataclass(frozen=True)
@@ -210,13 +211,13 @@ class Plan:
         self.outputs = tuple(o for block in self.blocks for o, _ in block.outputs)
         self._inputs = tuple((sizes_of(t.shape, values), t.dtype.numpy) for _, t in view.inputs)
         self.results = () if layout.late else tuple(map(self._result, view.results))
-        self._words = np.zeros(FIRST_SIZE + len(view.sizes) + len(view.slots), np.int64)
+        self._words = np.zeros(layout.words.count(layout.threads), np.int64)
         for i, d in enumerate(view.sizes):
             if i not in layout.late_sizes:
-                self._words[FIRST_SIZE + i] = evaluate(d, values)
+                self._words[layout.words.size(i)] = evaluate(d, values)
         for s in view.slots:
             if s.kind == "constant":
-                self._words[layout.word(s.index)] = address_of(layout.constants[s.name])
+                self._words[layout.words.slot(s.index)] = address_of(layout.constants[s.name])
 
     def _interval(self, slot: Slot) -> Interval:
         nbytes = max(0, evaluate(slot.nbytes, self.values))  # negative where no branch leads
@@ -226,7 +227,7 @@ class Plan:
         t = slot.type
         shape = sizes_of(t.shape, self.values)
         nbytes = evaluate(slot.nbytes, self.values)
-        return Output(slot.index, self.layout.word(slot.index), shape, t.dtype.numpy, nbytes)
+        return Output(slot.index, self.layout.words.slot(slot.index), shape, t.dtype.numpy, nbytes)
 
     def _result(self, result: tuple[str, int, TensorType]) -> Result:
         _, slot, t = result
@@ -273,7 +274,7 @@ class Plan:
         if arena is not None:
             words = words.copy()
             for slot, offset in zip(self.layout.arena, self.placement.offsets, strict=True):
-                words[self.layout.word(slot)] = arena.address + offset
+                words[self.layout.words.slot(slot)] = arena.address + offset
         return Frame(words, self._inputs, arena)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from pjit.array import Array, Work
 from pjit.errors import ExecutionError, InputError, PjitError
 from pjit.ir import expr
+from pjit.ir.call import ERROR_WORD
 from pjit.ir.errors import listing
 from pjit.ir.program import ProgramView, Segment
 from pjit.ir.types import TensorType
@@ -22,7 +23,7 @@ from pjit.runtime.engine import Engine, HostWork, NativeWork
 from pjit.runtime.hosted import HostedCall, HostOperation
 from pjit.runtime.memory import address_of, aligned, allocate
 from pjit.runtime.pace import Pace
-from pjit.runtime.plan import ERROR_WORD, Arena, Frame, Layout, Plan, estimated_seconds, sizes_of
+from pjit.runtime.plan import Arena, Frame, Layout, Plan, estimated_seconds, sizes_of
 from pjit.runtime.signature import Signature, Spec
 
 MAX_PLANS = 64
@@ -81,7 +82,7 @@ class Runnable:
         self.constants = {
             name: aligned(array) if name in used else array for name, array in constants.items()
         }
-        self.layout = Layout.of(view, self.constants)
+        self.layout = Layout.of(view, self.constants, engine.threads)
         self._host = tuple(
             HostOperation(step, self.constants)
             for step in view.steps

@@ -10,9 +10,9 @@ import numpy as np
 
 from pjit.backends.llvm.build import build
 from pjit.backends.llvm.module import NativeCode
-from pjit.backends.llvm.segment import ERROR_WORD, FIRST_SIZE
 from pjit.backends.llvm.target import LlvmMachine
 from pjit.ir import expr
+from pjit.ir.call import ERROR_WORD, CallWords
 from pjit.ir.core import Module
 from pjit.ir.program import Segment, view
 from pjit.ir.types import TensorType
@@ -52,11 +52,12 @@ class NativeProgram:
             else:
                 source = np.full(shape(s.type), 77, s.type.dtype.numpy)
             memory.append(aligned_copy(source))
-        ctx = np.zeros(FIRST_SIZE + len(v.sizes) + len(memory), np.int64)
+        words = CallWords.of(v)
+        ctx = np.zeros(words.count(threads), np.int64)
         for i, d in enumerate(v.sizes):
-            ctx[FIRST_SIZE + i] = expr.substitute(d, symbols)
+            ctx[words.size(i)] = expr.substitute(d, symbols)
         for i, m in enumerate(memory):
-            ctx[FIRST_SIZE + len(v.sizes) + i] = m.ctypes.data
+            ctx[words.slot(i)] = m.ctypes.data
         for entry in self.entries:
             ctx[0] = 0
             others = [
@@ -69,6 +70,7 @@ class NativeProgram:
             for other in others:
                 other.join()
         assert ctx[ERROR_WORD] == 0, f"the program failed with code {ctx[ERROR_WORD]}"
+        assert not ctx[words.cursor(0) :].any(), "pieces that are taken already in the next call"
         return [memory[s].reshape(shape(t)) for _, s, t in v.results]
 
 

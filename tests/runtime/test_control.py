@@ -157,7 +157,15 @@ def agree(make, queued, text, *inputs):
             bits.append([a.tobytes() for a in got])
         for a, b in zip(got, want, strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+        assert not any(cursors_of(program)), "pieces that are taken already in the next call"
     assert all(b == bits[0] for b in bits)
+
+
+def cursors_of(program):
+    """The cursors in the contexts of calls that have ended."""
+    frames = [f for plan in program._plans.values() for f in plan._idle]
+    assert frames
+    return [c for f in frames for c in f.words[program.layout.words.cursor(0) :]]
 
 
 @pytest.mark.parametrize("m", [SMALL, LARGE])
@@ -198,7 +206,8 @@ def test_independent_loops(make, queued, m):
 def test_no_iteration(make, queued, text, m):
     empty = text.replace(") {\n", ') {may_be_zero=["N"]} {\n', 1)
     shapes = {SCAN: [(m, 80), (m, 80), (0, m, 80), (80, 80)], SWAP: [(m, 80), (m, 80), (0, 80)]}
-    agree(make, queued, empty, *arrays(*shapes[text]))
+    for sizes in (empty, empty.replace("M", str(m))):
+        agree(make, queued, sizes, *arrays(*shapes[text]))
 
 
 SHRINK = """
