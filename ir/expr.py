@@ -83,12 +83,13 @@ def _paren(x: Dim) -> str:
 class Expr:
     """A polynomial that is not a constant. Make one with ``sym`` and arithmetic."""
 
-    __slots__ = ("_hash", "_text", "terms")
+    __slots__ = ("_hash", "_symbols", "_text", "terms")
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
         self.terms = terms
         self._hash = hash(terms)
         self._text: str | None = None
+        self._symbols: frozenset[str] | None = None
 
     def __hash__(self) -> int:
         return self._hash
@@ -480,12 +481,20 @@ def upper_bound(x: Dim) -> int | None:
 def symbols(x: Dim) -> frozenset[str]:
     """The names of all symbols in an expression."""
     if isinstance(x, int):
-        return frozenset()
-    names: set[str] = set()
-    for m, _ in x.terms:
-        for a in m:
-            names |= {a.name} if isinstance(a, Sym) else _call_symbols(a)
-    return frozenset(names)
+        return _NO_SYMBOLS
+    if x._symbols is None:
+        names: set[str] = set()
+        for m, _ in x.terms:
+            for a in m:
+                if isinstance(a, Sym):
+                    names.add(a.name)
+                else:
+                    names |= _call_symbols(a)
+        x._symbols = frozenset(names)
+    return x._symbols
+
+
+_NO_SYMBOLS: frozenset[str] = frozenset()
 
 
 _APPLY: dict[str, Callable[[Dim, Dim], Dim]] = {
@@ -498,19 +507,19 @@ _APPLY: dict[str, Callable[[Dim, Dim], Dim]] = {
 
 def substitute(x: Dim, values: Mapping[str, Dim]) -> Dim:
     """Replaces symbols by expressions; an ``int`` results when all are known."""
-    if isinstance(x, int):
+    if isinstance(x, int) or symbols(x).isdisjoint(values):
         return x
-    total: Dim = 0
+    total: Dim = 0  # sums and products are cached, so this is faster than to collect the terms
     for m, c in x.terms:
         term: Dim = c
         for a in m:
             if isinstance(a, Sym):
                 term = term * values.get(a.name, atom(a))
-            elif _call_symbols(a) & values.keys():
+            elif _call_symbols(a).isdisjoint(values):
+                term = term * atom(a)
+            else:
                 left, right = substitute(a.lhs, values), substitute(a.rhs, values)
                 term = term * _APPLY[a.op](left, right)
-            else:
-                term = term * atom(a)
         total = total + term
     return total
 

@@ -133,8 +133,10 @@ class KernelEmitter:
         self.b = ir.IRBuilder(fn.append_basic_block("entry"))
         self.index = Indexing(self.b, dict(zip(symbols, fn.args[n:], strict=False)))
         self.prims = Prims(self.b, machine)
-        self.memory = Memory(self.b, self.index, self.prims)
         self.buffers: dict[Value, Any] = dict(zip(kernel.args, fn.args, strict=False))
+        stores = [op.buffer for op in kernel.walk() if isinstance(op, Store)]
+        written = {self.buffers[v] for v in stores if v in self.buffers}
+        self.memory = Memory(self.b, self.index, self.prims, written)
         self.scalars: dict[Value, Any] = {}
         self.exprs: dict[Value, Dim] = {}
         self.codes = {op: error_base + 1 + i for i, op in enumerate(index_checks(kernel))}
@@ -285,6 +287,7 @@ class KernelEmitter:
         assert isinstance(count, int)
         with self.b.goto_entry_block():
             self.buffers[op.result] = stack(self.b, memory_type(op.attrs["dtype"]), count)
+        self.memory.written.add(self.buffers[op.result])
 
     def _to_index(self, op: ToIndex) -> None:
         b = self.b
@@ -343,7 +346,8 @@ class KernelEmitter:
         b.position_at_end(inside)
         i = b.phi(I64)
         phis = [b.phi(v.type) for v in carried]
-        following = body(i, list(phis))
+        with self.index.loop(before):
+            following = body(i, list(phis))
         i_next = b.add(i, I64(step), flags=("nsw",))
         latch = b.block
         b.cbranch(b.icmp_signed("<", i_next, stop), inside, after)

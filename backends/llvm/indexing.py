@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,12 +31,36 @@ class Indexing:
 
     A symbol's value is a scalar, or a vector for an index that differs between the lanes. The
     variable of the vector loop has the value of the first lane.
+
+    Uniform values are computed once in a block: not again where they are known from the same block
+    or from one before a loop that is open. LLVM would find them equal too, but takes its time.
     """
 
     b: ir.IRBuilder
     values: dict[str, Any] = field(default_factory=dict)
     lane: Lane = field(default_factory=Lane)
     count: int = 0
+    known: dict[int, dict[Hashable, Any]] = field(default_factory=dict)  # by the id of a block
+    before: list[int] = field(default_factory=list)  # the blocks that lead to the open loops
+
+    def once(self, make: Callable[..., Any], *key: Hashable) -> Any:
+        """``make(*key)``, unless it is known; its value depends on the key alone."""
+        here = id(self.b.block)
+        for block in (here, *self.before):
+            found = self.known.get(block, {}).get((make, key))
+            if found is not None:
+                return found
+        value = make(*key)
+        if id(self.b.block) == here:
+            self.known.setdefault(here, {})[make, key] = value
+        return value
+
+    @contextmanager
+    def loop(self, before: ir.Block) -> Iterator[None]:
+        """While what is emitted is in a loop that the end of a block leads to."""
+        self.before.append(id(before))
+        yield
+        self.before.pop()
 
     def fresh(self, value: Any, low: int = 0, extent: Dim | None = None) -> Expr:
         """A new symbol with a value."""
@@ -104,7 +130,21 @@ class Indexing:
 
     def scalar(self, e: Dim) -> Any:
         """An expression that does not vary, or its value in the first lane."""
+        return I64(e) if isinstance(e, int) else self.once(self._scalar, e)
+
+    def _scalar(self, e: Expr) -> Any:
         return self._sum(e, 1)
+
+    def address(self, base: Any, offset: Dim, element: ir.Type) -> Any:
+        """The address of the element of a buffer in the first lane."""
+        return self.once(self._address, base, self.scalar(offset), element)
+
+    def _address(self, base: Any, offset: Any, element: ir.Type) -> Any:
+        return self.b.gep(base, [offset], source_etype=element)
+
+    def either(self, condition: Any, x: Any, y: Any) -> Any:
+        """The first value where the condition holds, else the second."""
+        return self.once(self.b.select, condition, x, y)
 
     def lanes(self, e: Dim) -> Any:
         """An expression in every lane."""
@@ -130,7 +170,7 @@ class Indexing:
         """Whether ``0 <= e < bound``; a scalar when that does not vary."""
         b, n = self.b, self.lane.n
         if not self.varies(e) and not self.varies(bound):
-            return b.icmp_unsigned("<", self.scalar(e), self.scalar(bound))
+            return self.once(self._inside, e, bound)
         step = None if self.varies(bound) else self.stride(e)
         if step is None or abs(step) * n > 1 << 20:
             return b.icmp_unsigned("<", self.lanes(e), self.lanes(bound))
@@ -140,6 +180,9 @@ class Indexing:
         if step >= 0 and expr.at_least(e, 0):
             return mask
         return b.and_(mask, b.icmp_signed(">=", steps, self._narrow(b.neg(base))))
+
+    def _inside(self, e: Dim, bound: Dim) -> Any:
+        return self.b.icmp_unsigned("<", self.scalar(e), self.scalar(bound))
 
     def below(self, base: Any, stop: Any) -> Any:
         """The mask of the lanes whose number is below ``stop - base``."""
@@ -152,9 +195,15 @@ class Indexing:
         return splat(self.b, self.b.trunc(x, I32), self.lane.n)
 
     def _add(self, x: Any, y: Any) -> Any:
+        return self.once(self._new_add, x, y)
+
+    def _new_add(self, x: Any, y: Any) -> Any:
         return self.b.add(x, y, flags=("nsw",))
 
     def _mul(self, x: Any, y: Any) -> Any:
+        return self.once(self._new_mul, x, y)
+
+    def _new_mul(self, x: Any, y: Any) -> Any:
         return self.b.mul(x, y, flags=("nsw",))
 
     def _sum(self, e: Dim, n: int) -> Any:
@@ -181,6 +230,9 @@ class Indexing:
             return splat(self.b, v, n)
         if n > 1 and not self.varies(Expr((((a,), 1),))):
             return splat(self.b, self._atom(a, 1), n)
+        return self.once(self._call, a, n) if n == 1 else self._call(a, n)
+
+    def _call(self, a: Call, n: int) -> Any:
         x, y = self._sum(a.lhs, n), self._sum(a.rhs, n)
         if a.op in ("min", "max"):
             return intrinsic(self.b, "s" + a.op, x, y)

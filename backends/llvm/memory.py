@@ -54,12 +54,14 @@ class Memory:
     """Emits loads and stores for the lanes of an ``Indexing``.
 
     Attributes:
+        written: The buffers that may be written; what is read of others is read once in a block.
         mask: The lanes that are active; None for all.
     """
 
     b: ir.IRBuilder
     index: Indexing
     prims: Prims
+    written: set[Any]
     mask: Any = None
 
     def condition(self, guards: Guards) -> tuple[Any, Any]:
@@ -110,13 +112,13 @@ class Memory:
     ) -> Any:
         b = self.b
         element = memory_type(dt)
-        pointer = gep(b, base, self.index.scalar(offset), element)
+        pointer = self.index.address(base, offset, element)
         readable = uniform if lanes is None else both(b, uniform, any_lane(b, lanes))
         if readable is not None:
             raw = self._otherwise(dt, otherwise).constant
             elsewhere = constant_array(b.module, element, raw, self.index.lane.n)
-            pointer = b.select(readable, pointer, elsewhere)
-        value = self.prims.from_memory(dt, b.load(pointer, typ=element, align=dt.itemsize))
+            pointer = self.index.either(readable, pointer, elsewhere)
+        value = self.prims.from_memory(dt, self._read(base, pointer, element, dt.itemsize))
         if lanes is None:
             return value
         n = self.index.lane.n
@@ -127,17 +129,24 @@ class Memory:
         self, base: Any, dt: DType, offset: Dim, uniform: Any, mask: Any, otherwise: float
     ) -> Any:
         b, n, element = self.b, self.index.lane.n, memory_type(dt)
-        pointer = gep(b, base, self.index.scalar(offset), element)
+        pointer = self.index.address(base, offset, element)
         fill = self._otherwise(dt, otherwise)
         if uniform is not None and mask is None:
-            pointer = b.select(
-                uniform, pointer, constant_array(b.module, element, fill.constant, n)
-            )
+            elsewhere = constant_array(b.module, element, fill.constant, n)
+            pointer = self.index.either(uniform, pointer, elsewhere)
         elif uniform is not None:
             mask = both(b, mask, uniform)
         if mask is None:
-            return b.load(pointer, typ=vector(element, n), align=dt.itemsize)
+            return self._read(base, pointer, vector(element, n), dt.itemsize)
         return masked_load(b, pointer, mask, splat(b, fill, n), dt.itemsize)
+
+    def _read(self, base: Any, pointer: Any, t: ir.Type, align: int) -> Any:
+        if base in self.written:
+            return self._new_read(pointer, t, align)
+        return self.index.once(self._new_read, pointer, t, align)
+
+    def _new_read(self, pointer: Any, t: ir.Type, align: int) -> Any:
+        return self.b.load(pointer, typ=t, align=align)
 
     def _load_steps(self, base: Any, dt: DType, offset: Dim, step: int) -> Any:
         """Elements that are 1 or 2 apart, in either direction, from whole vectors."""
@@ -158,7 +167,7 @@ class Memory:
         b, n, element = self.b, self.index.lane.n, memory_type(dt)
         step = self.index.stride(offset)
         if step is not None and mask is None:
-            first = gep(b, base, self.index.scalar(offset), element)
+            first = self.index.address(base, offset, element)
             value = undefined(vector(element, n))
             for i in range(n):
                 at = gep(b, first, I64(i * step), element)
@@ -183,7 +192,7 @@ class Memory:
         raw = self.prims.to_memory(dt, value)
         if shared:
             with _if(b, uniform):
-                pointer = gep(b, base, self.index.scalar(offset), memory_type(dt))
+                pointer = self.index.address(base, offset, memory_type(dt))
                 b.store(raw, pointer, align=dt.itemsize)
             return
         raw, mask = splat(b, raw, n), both(b, self.mask, lanes)
@@ -196,7 +205,7 @@ class Memory:
                 self._scatter(raw, base, dt, offset, step, mask)
 
     def _store_row(self, raw: Any, base: Any, dt: DType, offset: Dim, mask: Any) -> None:
-        pointer = gep(self.b, base, self.index.scalar(offset), memory_type(dt))
+        pointer = self.index.address(base, offset, memory_type(dt))
         if mask is None:
             self.b.store(raw, pointer, align=dt.itemsize)
         else:
@@ -207,7 +216,7 @@ class Memory:
     ) -> None:
         b, n, element = self.b, self.index.lane.n, memory_type(dt)
         if mask is None and step is not None:
-            first = gep(b, base, self.index.scalar(offset), element)
+            first = self.index.address(base, offset, element)
             for i in range(n):
                 at = gep(b, first, I64(i * step), element)
                 b.store(b.extract_element(raw, I32(i)), at, align=dt.itemsize)

@@ -4,11 +4,9 @@ A segment function ``void entry(ptr ctx, i64 thread, i64 threads)`` is entered b
 meet where a launch needs what another one wrote. Loops and branches are those of the function; a
 small one is run by one thread (see ``ir/program.py``). ``ir/call.py`` says what is in the context.
 
-Each thread has a contiguous share of every launch. Outside of loops it takes it piece by piece, and
-then pieces of the shares of those that are slower, because their core is or because it was taken
-from them. A cursor per launch and thread counts the pieces that are taken of that share; its owner
-sets it back behind the next meeting, when nobody looks at it any more. Which thread computes a
-piece makes no difference to the result.
+In a loop each thread computes its contiguous share of a launch; outside of loops it also helps the
+others (``launch.py``). A thread sets its cursors back behind the next meeting, when nobody looks at
+them any more.
 """
 
 from __future__ import annotations
@@ -18,7 +16,8 @@ from contextlib import contextmanager
 
 from llvmlite import ir as ll
 
-from pjit.backends.llvm.sync import emit_barrier, emit_take
+from pjit.backends.llvm.launch import emit_launcher, part, plan, shares
+from pjit.backends.llvm.sync import emit_barrier
 from pjit.ir.call import BARRIER_WORD, ERROR_WORD, CallWords
 from pjit.ir.program import (
     BranchStep,
@@ -33,7 +32,6 @@ from pjit.ir.program import (
 )
 
 COPY_GRAIN = 1 << 16  # bytes that a thread copies at least
-PIECES = 16  # of a thread's share of a launch, at most
 _I8, _I64, _PTR = ll.IntType(8), ll.IntType(64), ll.PointerType()
 
 
@@ -59,7 +57,7 @@ class SegmentFunction:
         self.function = ll.Function(module, kind, segment.entry)
         self.ctx, self.thread, self.threads = self.function.args
         self.b = ll.IRBuilder(self.function.append_basic_block())
-        self.barrier, self.take = emit_barrier(module), emit_take(module)
+        self.barrier = emit_barrier(module)
         self.words = CallWords.of(view)
         self.cursors = {id(step): i for i, step in enumerate(segment.shared())}
         self.moved: set[int] = set()  # cursors that may not be zero
@@ -70,7 +68,6 @@ class SegmentFunction:
         """Defines the function, under the segment's entry."""
         self.target = self.b.alloca(_I64)  # what the barrier counter has reached
         self.b.store(_I64(0), self.target)
-        self.owner = self.b.alloca(_I64)  # of the share that pieces are taken from
         self._body()
         self.b.ret_void()
 
@@ -132,65 +129,26 @@ class SegmentFunction:
             with b.if_then(b.icmp_signed("<", _I64(0), extent)):
                 yield _I64(0), extent
             return
-        sharing = self._within(self._grains(extent, grain), self.threads)
-        with b.if_then(b.icmp_signed("<", self.thread, sharing)):
-            yield from self._part(extent, self.thread, sharing)
-
-    @contextmanager
-    def _pieces(
-        self, extent: ll.Value, grain: int, cursor: int
-    ) -> Iterator[tuple[ll.Value, ll.Value]]:
-        """Emits what follows for each piece ``[lo, hi)`` that this thread takes of a launch."""
-        b = self.b
-        grains = self._grains(extent, grain)
-        sharing = self._within(grains, self.threads)
-        pieces = self._within(b.udiv(grains, sharing), _I64(PIECES))
-        count = b.mul(pieces, sharing)
-        head, body, end = (self.function.append_basic_block() for _ in range(3))
-        b.store(self.thread, self.owner)
-        b.cbranch(b.icmp_signed("<", self.thread, sharing), head, end)
-        b.position_at_end(head)
-        row = _I64(self.words.cursors)
-        place = [self._word(self.words.cursor(cursor)), row, self.owner]
-        piece = b.call(self.take, [*place, self.thread, sharing, pieces])
-        b.cbranch(b.icmp_signed("<", piece, _I64(0)), end, body)
-        b.position_at_end(body)
-        yield from self._part(extent, piece, count)
-        b.branch(head)
-        b.position_at_end(end)
-
-    def _part(
-        self, extent: ll.Value, at: ll.Value, count: ll.Value
-    ) -> Iterator[tuple[ll.Value, ll.Value]]:
-        """The bounds of one of ``count`` equal parts, unless it is empty."""
-        b = self.b
-        lo = b.sdiv(b.mul(extent, at), count)
-        hi = b.sdiv(b.mul(extent, b.add(at, _I64(1))), count)
-        with b.if_then(b.icmp_signed("<", lo, hi)):
-            yield lo, hi
-
-    def _grains(self, extent: ll.Value, grain: int) -> ll.Value:
-        return self.b.sdiv(extent, _I64(grain)) if grain > 1 else extent
-
-    def _within(self, value: ll.Value, most: ll.Value) -> ll.Value:
-        """At least 1 and at most ``most``."""
-        b = self.b
-        value = b.select(b.icmp_signed("<", value, most), value, most)
-        return b.select(b.icmp_signed("<", value, _I64(1)), _I64(1), value)
+        sharing, _ = shares(b, extent, _I64(grain), self.threads, 1)
+        with (
+            b.if_then(b.icmp_signed("<", self.thread, sharing)),
+            part(b, extent, self.thread, sharing) as bounds,
+        ):
+            yield bounds
 
     def _launch(self, step: LaunchStep) -> None:
         """Calls the kernel on what this thread does of it."""
-        extent, cursor = self._size(step.extent), self.cursors.get(id(step))
-        if cursor is None or self.alone:
-            part = self._shared(extent, step.grain)
-        else:
-            part = self._pieces(extent, step.grain, cursor)
+        kernel, cursor = self.kernels[step.kernel], self.cursors.get(id(step))
+        if cursor is not None and not self.alone:
+            launcher = emit_launcher(kernel, len(step.slots), self.words.cursors)
+            its_plan = plan(self.module, step, self.words, cursor)
+            self.b.call(launcher, [kernel, its_plan, self.ctx, self.thread, self.threads])
             self.moved.add(cursor)
-        with part as (lo, hi):
+            return
+        with self._shared(self._size(step.extent), step.grain) as (lo, hi):
             buffers = [self._slot(s) for s in step.slots]
             sizes = [self._size(s) for s in step.sizes]
-            error = self._word(ERROR_WORD)
-            self.b.call(self.kernels[step.kernel], [*buffers, *sizes, error, lo, hi])
+            self.b.call(kernel, [*buffers, *sizes, self._word(ERROR_WORD), lo, hi])
 
     def _copy(self, source: ll.Value, target: ll.Value, nbytes: int) -> None:
         with self._shared(self._size(nbytes), COPY_GRAIN) as (lo, hi):

@@ -72,11 +72,11 @@ class TimedCode:
     def read(self) -> np.ndarray:
         """Of each step in the order of ``Segment.walk``: ticks, and how often it ran.
 
-        It is what the first thread did; where that left a step to another one, what that did.
+        It is what the thread did that was in the step for the longest time: another one may leave
+        the work to it, if it comes late, or have no part in the step.
         """
         cells = self._cells[:, : 2 * len(self.steps)].reshape(-1, len(self.steps), 2)
-        first, rest = cells[0], cells[1:].sum(axis=0)
-        return np.where(first[:, 1:] > 0, first, rest)
+        return cells.max(axis=0)
 
 
 class TimedSegment(SegmentFunction):
