@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pjit.ir.arrays import aligned
 from pjit.ir.builder import Builder
 from pjit.ir.core import Module, Op, Value
 from pjit.ir.expr import Expr
@@ -69,7 +70,7 @@ class _Folder:
         results = found if isinstance(found, tuple | list) else (found,)
         name = _name(op.operands, op.op_name)
         made: list[Value] = [
-            Const.of(b, np.ascontiguousarray(np.asarray(a)).reshape(r.shape), name)
+            Const.of(b, aligned(np.asarray(a)).reshape(r.shape), name)
             for a, r in zip(results, op.results, strict=True)
         ]
         self.named.update(value.op.attrs["value"] for value in made if value.op)

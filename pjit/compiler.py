@@ -33,7 +33,6 @@ from pjit.runtime.engine import engine
 from pjit.runtime.program import Runnable
 
 GRAPH_STAGE = "graph"
-MAPPED_CONSTANTS = 1 << 20  # bytes beyond which constants are mapped from the cache, not copied
 
 
 @dataclass
@@ -193,9 +192,6 @@ def compile_module(
     binary.meta.update(notes or {})
     if store is not None and name is not None:
         store.store(name, binary)
-        if sum(a.nbytes for a in binary.constants.values()) > MAPPED_CONSTANTS:
-            binary = store.load(name) or binary
-            trim()
     return Program(binary, Origin(again, machine), target, options, cached=False)
 
 

@@ -11,8 +11,6 @@ from pjit.errors import FormatError
 from pjit.runtime.container import MAGIC
 
 _HEAD = 4096
-_BLOCK = 1 << 20
-_LOCATION = b"\x0a\x08location"  # the key of an entry that names a data file, as ONNX stores it
 _OTHERS = (
     (0, b"PK\x03\x04", "a ZIP archive, such as a PyTorch checkpoint", "export it to ONNX"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, such as a Keras model", "export it to ONNX"),
@@ -72,8 +70,6 @@ def _is_text(head: bytes) -> bool:
 
 def external_files(path: Path) -> list[str]:
     """The files that hold data of an ONNX model, relative to its folder."""
-    if not _mentions(path, _LOCATION):
-        return []
     from onnx.external_data_helper import uses_external_data
 
     from pjit.frontends.onnx.reader import read_model
@@ -85,17 +81,6 @@ def external_files(path: Path) -> list[str]:
             fields = {e.key: e.value for e in tensor.external_data}
             names[fields.get("location", "")] = None
     return [n for n in names if n and n != path.name]
-
-
-def _mentions(path: Path, data: bytes) -> bool:
-    """Whether the bytes occur in a file, of which only a block at a time is in memory."""
-    tail = b""
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            if data in tail + block:
-                return True
-            tail = block[-len(data) :]
-    return False
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

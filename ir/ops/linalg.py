@@ -118,7 +118,7 @@ class Pack(OpDef, name="pack"):
         if cols % nr:
             padded = np.zeros((*batch, depth, blocks * nr), b.dtype)
             padded[..., :cols] = b
-        return np.ascontiguousarray(np.moveaxis(padded.reshape(*batch, depth, blocks, nr), -2, -3))
+        return np.moveaxis(padded.reshape(*batch, depth, blocks, nr), -2, -3)
 
     def element(self, k: Puller, index: tuple[Dim, ...]) -> Value:
         """A copy, or zero past the last column."""

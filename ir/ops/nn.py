@@ -198,7 +198,7 @@ class PackWeights(OpDef, name="nn.pack_weights"):
         if cols % nr:
             padded = np.zeros((groups, blocks * nr, depth), w.dtype)
             padded[:, :cols] = rows
-        return np.ascontiguousarray(padded.reshape(groups, blocks, nr, depth).swapaxes(2, 3))
+        return padded.reshape(groups, blocks, nr, depth).swapaxes(2, 3)
 
     def element(self, k: Puller, index: tuple[Dim, ...]) -> Value:
         """A copy, or zero past the last output channel of the group."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pjit.ir import ops
+from pjit.ir.arrays import aligned_copy
 from pjit.ir.core import Block, Module
 from pjit.ir.loops import For, kernels
 from pjit.ir.program import ProgramView, view
@@ -106,6 +107,6 @@ def _owned(array: np.ndarray) -> np.ndarray:
     base: Any = array
     while base is not None:
         if isinstance(base, np.memmap):
-            return np.array(array, order="C")
+            return aligned_copy(array)
         base = getattr(base, "base", None)
     return array

@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,12 +29,14 @@ from pjit.runtime import container
 from pjit.runtime.binary import Binary
 
 LIMIT = 4 << 30  # bytes
+LARGE = 8 << 20  # bytes of constants that take a while to write
 _KIND, _GROUP, _SUFFIX, _STAMP = "cache", "cache", ".pjit", ".stamp"
 _SETTLED_NS = 2_000_000_000  # a file changed more recently may change again unnoticed
 _PACKAGES = ("pjit", "llvmlite", "numpy")
 
 Log = Callable[[str], None]
 _warned: set[Path] = set()
+_writes: dict[Path, Future] = {}  # entries that are being written
 
 
 class Cache:
@@ -60,6 +63,8 @@ class Cache:
     def load(self, key: str) -> Binary | None:
         """The program of a key, or None; a damaged entry is removed."""
         path = self.folder / (key + _SUFFIX)
+        if (writing := _writes.get(path)) is not None:
+            writing.result()
         try:
             if not self._is_private(path):
                 return None
@@ -79,11 +84,23 @@ class Cache:
         return binary
 
     def store(self, key: str, binary: Binary) -> None:
-        """Writes the program of a key, and removes old entries when there are too many bytes."""
+        """Writes the program of a key, and removes old entries when there are too many bytes.
+
+        A large one is written by a thread of its own, which the end of the process waits for, as
+        does ``load``.
+        """
+        path = self.folder / (key + _SUFFIX)
+        if sum(a.nbytes for a in binary.constants.values()) < LARGE:
+            self._write(path, binary)
+            return
+        _writes[path] = writing = _writer().submit(self._write, path, binary)
+        writing.add_done_callback(lambda _: _writes.pop(path, None))
+
+    def _write(self, path: Path, binary: Binary) -> None:
         meta, sections = binary.sections(_GROUP)
         try:
             self._make_folder()
-            container.write(self.folder / (key + _SUFFIX), _KIND, meta, sections)
+            container.write(path, _KIND, meta, sections)
             self._trim()
         except OSError as e:
             self._warn(e)
@@ -159,6 +176,27 @@ class Cache:
                 CacheWarning,
                 stacklevel=2,
             )
+
+
+@cache
+def _writer() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "pjit-cache")
+
+
+def flush() -> None:
+    """Waits for the entries that are being written."""
+    for writing in list(_writes.values()):
+        writing.result()
+
+
+def _forget_writes() -> None:
+    """In the child of a fork, which does not have the thread."""
+    _writes.clear()
+    _writer.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_writes)
 
 
 def default_folder() -> Path:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-ALIGNMENT = 64
+from pjit.ir.arrays import ALIGNMENT
+
 SMALL = 4 << 10  # bytes that ctypes, which clears them, gives sooner than NumPy
 _BYTE = np.dtype(np.uint8)
 _byte_at: Callable[[Any], ctypes.c_byte] = ctypes.c_byte.from_buffer
@@ -120,12 +121,3 @@ def reserve(nbytes: int) -> tuple[Any, int, int]:
 @functools.lru_cache(256)
 def _small(nbytes: int) -> type[ctypes.Array]:
     return ctypes.c_byte * (nbytes + ALIGNMENT)
-
-
-def aligned(array: np.ndarray) -> np.ndarray:
-    """The array itself if it is row-major and aligned to ``ALIGNMENT``, else such a copy."""
-    if array.flags.c_contiguous and address_of(array) % ALIGNMENT == 0:
-        return array
-    copy, _ = allocate(array.shape, array.dtype, array.nbytes)
-    copy[...] = array
-    return copy

@@ -14,6 +14,7 @@ import numpy as np
 from pjit.array import Array, Work
 from pjit.errors import ExecutionError, InputError, PjitError
 from pjit.ir import expr
+from pjit.ir.arrays import aligned
 from pjit.ir.call import ERROR_WORD
 from pjit.ir.errors import listing
 from pjit.ir.program import ProgramView, Segment
@@ -21,7 +22,7 @@ from pjit.ir.types import TensorType
 from pjit.ir.types import dtype as dtype_of
 from pjit.runtime.engine import Engine, HostWork, NativeWork
 from pjit.runtime.hosted import HostedCall, HostOperation
-from pjit.runtime.memory import address_of, aligned, allocate
+from pjit.runtime.memory import address_of, allocate
 from pjit.runtime.pace import Pace
 from pjit.runtime.plan import Arena, Frame, Layout, Plan, estimated_seconds, sizes_of
 from pjit.runtime.signature import Signature, Spec

@@ -12,6 +12,7 @@ from pjit.backends.llvm.build import build
 from pjit.backends.llvm.module import NativeCode
 from pjit.backends.llvm.target import LlvmMachine
 from pjit.ir import expr
+from pjit.ir.arrays import aligned_copy
 from pjit.ir.call import ERROR_WORD, CallWords
 from pjit.ir.core import Module
 from pjit.ir.program import Segment, view
@@ -72,15 +73,6 @@ class NativeProgram:
         assert ctx[ERROR_WORD] == 0, f"the program failed with code {ctx[ERROR_WORD]}"
         assert not ctx[words.cursor(0) :].any(), "pieces that are taken already in the next call"
         return [memory[s].reshape(shape(t)) for _, s, t in v.results]
-
-
-def aligned_copy(a: np.ndarray) -> np.ndarray:
-    """A copy at a 64-byte boundary."""
-    raw = np.empty(a.nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    out = raw[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
-    out[...] = a
-    return out
 
 
 def same_bits(xs: Sequence[np.ndarray], ys: Sequence[np.ndarray]) -> bool:

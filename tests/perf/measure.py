@@ -18,6 +18,8 @@ import numpy as np
 from peers import PEERS, RUNTIMES, Pjit, Runtime
 from workloads import Feed, Workload
 
+from pjit.runtime import cache
+
 BLOCK_S = 0.02  # a block of calls lasts at least this long
 IDLE_WINDOW_S = 0.005
 IDLE_LIMIT_S = 0.5
@@ -132,6 +134,7 @@ def _load(
     if kind is Pjit:
         del model, result
         gc.collect()
+        cache.flush()
         model, result, timing.cached_load_s = ready()
     return model, [np.array(output) for output in model.outputs(result)]
 

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -16,6 +17,7 @@ from pjit.config import settings
 from pjit.errors import CacheWarning
 from pjit.ir.text import parse_module
 from pjit.runtime import cache as cache_module
+from pjit.runtime import container
 from pjit.runtime.cache import Cache, key
 
 TEXT = """graph @main(%x: f32[N,32]) -> (f32[N,16], i64[2,K]) {
@@ -211,11 +213,30 @@ def test_another_process_hits() -> None:
     assert said == ["False\n", "True\n"]
 
 
-def test_large_constants_are_not_copied_from_the_entry(own_settings: Path, monkeypatch) -> None:
-    monkeypatch.setattr("pjit.compiler.MAPPED_CONSTANTS", 0)
+def test_large_entries_are_written_beside_the_work(own_settings: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pjit.runtime.cache.LARGE", 0)
+    write, began = container.write, threading.Event()
+
+    def slow(*args, **kwargs) -> None:
+        assert began.wait(60)
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(container, "write", slow)
     p = compiled()
-    assert not p.report().cached
-    (array,) = (a for a in p.constants.values() if a.size > 16)
-    assert not array.flags.owndata
-    assert not array.flags.writeable
     np.testing.assert_allclose(p([X])[0], X @ WEIGHT, rtol=1e-5, atol=1e-5)
+    assert not entries(own_settings)
+    threading.Timer(0.1, began.set).start()
+    assert compiled().report().cached, "it waits for the entry"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_does_not_wait_for_entries_of_its_parent(own_settings: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pjit.runtime.cache.LARGE", 0)
+    monkeypatch.setattr(container, "write", lambda *args: began.wait(60))
+    began = threading.Event()
+    compiled()
+    if (child := os.fork()) == 0:
+        os._exit(int(compiled().report().cached))
+    began.set()
+    assert os.waitpid(child, 0)[1] == 0

@@ -10,7 +10,6 @@ from pjit.runtime.memory import (
     SMALL,
     Interval,
     address_of,
-    aligned,
     allocate,
     place,
     reserve,
@@ -63,17 +62,6 @@ def test_allocated_arrays_are_aligned(shape: tuple[int, ...], dtype: type) -> No
     assert address % ALIGNMENT == 0
     if array.size:
         assert address_of(array) == address
-
-
-def test_aligned_copies_only_what_is_not_in_order() -> None:
-    good, _ = allocate((4, 4), np.dtype(np.float32), 64)
-    good[...] = 1
-    assert aligned(good) is good
-    for other in (good.T[:, :3], good[:, 1:], good.reshape(-1)[1:]):
-        copy = aligned(other)
-        assert copy.flags.c_contiguous
-        assert address_of(copy) % ALIGNMENT == 0
-        np.testing.assert_array_equal(copy, other)
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 100, SMALL, SMALL + 1, 1 << 20])

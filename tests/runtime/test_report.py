@@ -112,6 +112,16 @@ def test_free_sizes_are_formulas_until_inputs_are_given(make) -> None:
     assert "free sizes" not in text
 
 
+def test_a_step_takes_what_its_slowest_thread_takes(make, timed) -> None:
+    """The first thread may come when another one has done all, or have no part in the step."""
+    program = timed(make(MATMUL, threads=2))
+    cells = program.clocks._cells
+    cells[0, :6] = (3, 1, 50, 1, 0, 0)
+    cells[1, :6] = (90, 1, 40, 1, 7, 2)
+    np.testing.assert_array_equal(program.clocks.read()[:3], [(90, 1), (50, 1), (7, 2)])
+    program.close()
+
+
 def test_operations_of_a_convolution(make) -> None:
     report = make(CONV).report()
     (conv,) = [s for s in report.steps if "conv_packed" in s.operators]
