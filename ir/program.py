@@ -124,14 +124,26 @@ class LoopStep:
 
 
 @dataclass(frozen=True)
+class SizeCheck:
+    """Two sizes (positions in the sizes) that have to be equal, else the call fails with a code."""
+
+    left: int
+    right: int
+    code: int
+
+
+@dataclass(frozen=True)
 class BranchStep:
-    """Runs ``then`` where the bool in the slot ``condition`` holds, else ``otherwise``."""
+    """Runs ``then`` where the bool in the slot ``condition`` holds, else ``otherwise``; ``checks``
+    come before the steps of the one and of the other.
+    """
 
     condition: int
     then: tuple[NativeStep, ...]
     otherwise: tuple[NativeStep, ...]
     barrier: bool
     op: Op
+    checks: tuple[tuple[SizeCheck, ...], tuple[SizeCheck, ...]] = ((), ())
 
 
 @dataclass(frozen=True)
@@ -230,7 +242,8 @@ class ProgramView:
 
     ``symbols`` are bound from the input shapes; ``sizes`` are evaluated from them at each call;
     ``results`` are (name, slot, type) in order: a result whose slot is not its own (an input, a
-    constant, a slot that an earlier result has) is copied.
+    constant, a slot that an earlier result has) is copied. ``failures`` say what is wrong, where
+    and what helps, by the error codes from 1 on.
     """
 
     inputs: list[tuple[str, TensorType]]
@@ -240,7 +253,7 @@ class ProgramView:
     slots: list[Slot]
     steps: list[Segment | HostStep]
     checks: list[tuple[Dim, Dim]]
-    failures: list[str]
+    failures: list[tuple[str, str, str]]
 
     def launches(self) -> Iterator[tuple[LaunchStep, Dim | None]]:
         """All launches, each with how often it runs; None where data decides. Both branches
@@ -300,6 +313,8 @@ class _Reader:
         self.written: set[int] = set()  # in this epoch
         self.must_meet = False  # before the next step, whatever it reads
         self.alone = False  # inside of what one thread runs
+        known: Sequence = self.main.attrs.get("failures", ())  # type: ignore[assignment]
+        self.failures: list[tuple[str, str, str]] = [tuple(f) for f in known]  # type: ignore[misc]
 
     def read(self) -> ProgramView:
         names = self.main.attrs.get("inputs") or [v.name for v in self.main.args]
@@ -319,7 +334,7 @@ class _Reader:
             self.slots,
             self.steps,
             [tuple(c) for c in self.main.attrs.get("checks", ())],  # type: ignore[misc]
-            list(self.main.attrs.get("failures", ())),
+            self.failures,
         )
 
     def _slot(self, kind: str, t: TensorType, name: str = "") -> int:
@@ -491,7 +506,15 @@ class _Reader:
         otherwise = self._block(op.branches[1], targets)
         self.written |= after
         self.must_meet = pending or self.must_meet or self.epoch != start
-        return BranchStep(self.slot_of[op.cond], then, otherwise, barrier, op)
+        checks = [tuple(self._check(a, b, op) for a, b in pairs) for pairs in op.checks or ((), ())]
+        return BranchStep(
+            self.slot_of[op.cond], then, otherwise, barrier, op, (checks[0], checks[1])
+        )
+
+    def _check(self, a: Dim, b: Dim, op: Op) -> SizeCheck:
+        what = f"{a} has to be equal to {b} in the branch that was taken"
+        self.failures.append((what, str(op.loc), "check the shapes of the inputs"))
+        return SizeCheck(self._size(a), self._size(b), len(self.failures))
 
     def _loop(self, op: ops.Scan | ops.While, barrier: bool) -> LoopStep:
         self._meet()  # where an iteration begins

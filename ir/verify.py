@@ -95,13 +95,13 @@ def verify(target: Module | Function, constants: Mapping[str, np.ndarray] | None
         _Verifier(function, target.constants).function_()
 
 
-def obligations(function: Function) -> list[tuple[Dim, Dim]]:
-    """The equalities of dimensions that the shapes of a (verified) function assume, each once.
+def obligations(body: Block) -> list[tuple[Dim, Dim]]:
+    """The equalities of dimensions that the shapes of a (verified) block assume, each once.
 
-    What a branch of an ``if`` assumes is no obligation: it may not be taken.
+    What a branch of an ``if`` in it assumes is no obligation: it may not be taken.
     """
     with collecting() as found:
-        for op in _always(function.body):
+        for op in _always(body):
             for inferred, stored in zip(_inferred(op) or (), op.results, strict=False):
                 _same_shape(stored.type, inferred, _symbols_before(op))
             for _, actual, expected in interface(op):

@@ -97,6 +97,9 @@ def _buffer(v: Value) -> BufferType:
     return BufferType(v.dtype, v.shape)
 
 
+_REMEDY = "check the indices that the call got"
+
+
 @dataclass(frozen=True)
 class Lower(Pass):
     """Makes kernels of groups; groups of the same structure share one."""
@@ -111,7 +114,7 @@ class Lower(Pass):
         _Lowering(module, context.machine).block(main.body)
         main.level = "program"
         main.attrs["failures"] = tuple(
-            f"{check.attrs['what']}; {check.loc}"
+            (f"{check.attrs['what']} is out of range", str(check.loc), _REMEDY)
             for kernel in kernels(module)
             for check in index_checks(kernel)
         )

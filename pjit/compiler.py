@@ -17,6 +17,7 @@ from pjit.config import Settings, settings
 from pjit.errors import PjitError
 from pjit.explain import steps_of
 from pjit.ir.core import Module
+from pjit.ir.ops import If
 from pjit.ir.program import Segment, view
 from pjit.ir.target import Machine
 from pjit.ir.text import print_module
@@ -272,10 +273,17 @@ def trim() -> None:
 
 
 def with_checks(module: Module) -> Module:
-    """Notes which dimensions the graph takes as equal, so that each call checks them."""
+    """Notes which dimensions the graph takes as equal, so that each call checks them: all of them
+    at its start, those of a branch where it is taken.
+    """
     main = module.main
-    if found := obligations(main):
+    if found := obligations(main.body):
         main.attrs["checks"] = tuple(found)
+    known = set(found)
+    for op in main.walk():
+        if isinstance(op, If):
+            pairs = [tuple(p for p in obligations(b) if p not in known) for b in op.branches]
+            op.attrs["checks"] = tuple(pairs) if any(pairs) else ()
     return module
 
 

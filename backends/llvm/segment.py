@@ -28,6 +28,7 @@ from pjit.ir.program import (
     NativeStep,
     ProgramView,
     Segment,
+    SizeCheck,
     TeamStep,
 )
 
@@ -193,11 +194,32 @@ class SegmentFunction:
         before = set(self.moved)
         with self.b.if_else(self._holds(step.condition)) as (then, otherwise):
             with then:
-                self._steps(step.then)
+                self._checked(step.checks[0], step.then)
             after, self.moved = self.moved, before
             with otherwise:
-                self._steps(step.otherwise)
+                self._checked(step.checks[1], step.otherwise)
         self.moved |= after
+
+    def _checked(self, checks: tuple[SizeCheck, ...], steps: Iterable[NativeStep]) -> None:
+        """The steps of a branch, if sizes are as they have to be. Otherwise the call ends here, for
+        all threads alike; what one thread runs beside others goes on behind the branch.
+        """
+        if not checks:
+            self._steps(steps)
+            return
+        b, before = self.b, set(self.moved)
+        code: ll.Value = _I64(0)
+        for c in checks:
+            same = b.icmp_signed("==", self._size(c.left), self._size(c.right))
+            code = b.select(same, code, _I64(c.code))
+        with b.if_else(b.icmp_signed("!=", code, _I64(0)), likely=False) as (fails, holds):
+            with fails:
+                b.cmpxchg(self._word(ERROR_WORD), _I64(0), code, "monotonic", "monotonic")
+                if not self.alone:
+                    b.ret_void()
+            with holds:
+                self._steps(steps)
+        self.moved |= before
 
     def _holds(self, slot: int) -> ll.Value:
         return self.b.icmp_unsigned("!=", self.b.load(self._slot(slot), typ=_I8), _I8(0))

@@ -25,10 +25,13 @@ class If(OpDef, name="if"):
     (C1) cond is a bool scalar.
     (C2) There are two regions without arguments, and each ends with ``yield``.
     (C3) Each region yields the types of the results.
+
+    ``checks`` are two lists of pairs of dimensions: what is equal where a region is run.
     """
 
     structural = True
     cond = operand((bool_,))
+    checks = attr(())
     schedule = attr(())
     __slots__ = ()
 

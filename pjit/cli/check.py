@@ -52,7 +52,9 @@ def random_inputs(module: Module, seed: int = 0) -> dict[str, np.ndarray]:
     main = module.main
     types = {n: v.tensor for n, v in zip(main.attrs["inputs"], main.args, strict=True)}
     rng = np.random.default_rng(seed)
-    sizes = _sizes(types, obligations(main), [v.tensor for o in main.walk() for v in o.results])
+    sizes = _sizes(
+        types, obligations(main.body), [v.tensor for o in main.walk() for v in o.results]
+    )
     return {n: _draw(rng, t.substitute(sizes)) for n, t in types.items()}
 
 

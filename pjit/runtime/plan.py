@@ -253,7 +253,9 @@ class Plan:
         return frame
 
     def give(self, frame: Frame) -> None:
-        """Takes back the context of a call that has ended."""
+        """Takes back the context of a call that has ended; not of one that stopped half-way."""
+        if frame.words[ERROR_WORD]:
+            return
         if frame.arena is self._arena and len(self._idle) < IDLE_FRAMES:
             self._idle.append(frame)
 

@@ -384,10 +384,8 @@ class Runnable:
 
     def failure(self, code: int) -> ExecutionError:
         """The error that native code reported by its code."""
-        what, _, where = self.view.failures[code - 1].partition("; ")
-        return ExecutionError(
-            f"{what} is out of range", where=where, remedy="check the indices that the call got"
-        )
+        what, where, remedy = self.view.failures[code - 1]
+        return ExecutionError(what, where=where, remedy=remedy)
 
     def _converted(self, at: int, a: Any) -> np.ndarray:
         """An input as an array of its element type, where that loses nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pjit.errors import ExecutionError
 from pjit.ir.interp import interpret
 from pjit.ir.program import BranchStep, LoopStep, Segment, TeamStep
 from pjit.ir.text import parse_module
@@ -241,6 +242,60 @@ def test_a_branch_may_not_fit_the_sizes_when_it_is_not_taken(make, queued, flag,
     want = interpret(parse_module(SHRINK_WITH_HOST), np.array(flag), x)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(np.asarray(a), b, rtol=2e-5)
+
+
+UNEQUAL = """
+graph @main(%c: bool[], %x: f32[B,40], %y: f32[S,40], %w: f32[N,40]) -> (f32[B,40], f32[N,40]) {
+  %v = exp %w : f32[N,40]
+  %r = if %c : f32[B,40] {
+    %t = add %x, %y : f32[B,40]
+    %u = tanh %t : f32[B,40]
+    yield %u
+  } {
+    %a = sin %y : f32[S,40]
+    %z = reshape %a {shape=[B,40]} : f32[B,40]
+    yield %z
+  }
+  return %r, %v
+}
+"""
+ON_HOST = """
+graph @main(%c: bool[], %x: f32[B,40], %y: f32[S,40]) -> (f32[B,40]) {
+  %r = if %c : f32[B,40] {
+    %i = nonzero %x : i64[2,K]
+    %s = reduce.sum %i {axes=[0,1]} : i64[]
+    %t = cast %s {dtype=f32} : f32[]
+    %u = add %x, %t : f32[B,40]
+    yield %u
+  } {
+    %v = add %x, %y : f32[B,40]
+    yield %v
+  }
+  return %r
+}
+"""
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_what_a_branch_needs_is_checked_where_it_is_taken(make, queued, flag):
+    n = 3000  # enough for several threads to take pieces before the call stops
+    good, bad = arrays((2, 40), (2, 40), (n, 40)), arrays((2, 40), (30000, 40), (n, 40))
+    want = interpret(parse_module(UNEQUAL), np.array(flag), *good)
+    for threads in (1, 2, 3):
+        program = queued(make(UNEQUAL, threads=threads))
+        for _ in range(3):
+            with pytest.raises(ExecutionError, match=r"has to be equal to .* that was taken"):
+                np.asarray(program([np.array(flag), *bad])[0])
+            for a, b in zip(program([np.array(flag), *good]), want, strict=True):
+                np.testing.assert_allclose(np.asarray(a), b, rtol=2e-5, atol=2e-5)
+
+
+def test_what_a_branch_on_the_host_yields_is_checked(make):
+    program = make(ON_HOST)
+    good, bad = arrays((2, 40), (2, 40)), arrays((1, 40), (300, 40))  # NumPy adds these too
+    np.testing.assert_array_equal(program([np.array(False), *good])[0], good[0] + good[1])
+    with pytest.raises(ExecutionError, match="another type"):
+        np.asarray(program([np.array(False), *bad])[0])
 
 
 def steps_of(program):
