@@ -75,6 +75,14 @@ class Model:
             values = [inputs[n] for n in self._names]
         except KeyError:
             raise self._wrong_names(inputs) from None
+        except (TypeError, IndexError):
+            raise InputError(
+                "the inputs are no dict",
+                where=self._path,
+                expected=f"arrays by name: {listing([str(s) for s in self.inputs])}",
+                got=type(inputs).__name__,
+                remedy="call the model itself to pass arrays in order: model(x)",
+            ) from None
         if len(inputs) != len(values):
             raise self._wrong_names(inputs)
         return dict(zip(self._result_names, self._program(values), strict=True))
@@ -159,6 +167,8 @@ def load(
         ModelError: The network cannot be converted; every problem is listed.
         SettingError: A setting has a value that it cannot have.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError("the model is given as a path", expected="a string", got=repr(path)[:60])
     file = Path(path)
     options = settings(
         threads=threads,

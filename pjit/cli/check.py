@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pjit.api import Model
-from pjit.errors import InputError
+from pjit.errors import ExecutionError, InputError
 from pjit.ir import expr
 from pjit.ir.core import Module
 from pjit.ir.interp import interpret
@@ -52,9 +52,12 @@ def random_inputs(module: Module, seed: int = 0) -> dict[str, np.ndarray]:
     main = module.main
     types = {n: v.tensor for n, v in zip(main.attrs["inputs"], main.args, strict=True)}
     rng = np.random.default_rng(seed)
-    sizes = _sizes(
-        types, obligations(main.body), [v.tensor for o in main.walk() for v in o.results]
-    )
+    checks = [
+        pair
+        for block in (main.body, *(r for o in main.walk() for r in o.regions))
+        for pair in obligations(block)
+    ]
+    sizes = _sizes(types, checks, [v.tensor for o in main.walk() for v in o.results])
     return {n: _draw(rng, t.substitute(sizes)) for n, t in types.items()}
 
 
@@ -63,6 +66,9 @@ def _sizes(
 ) -> dict[str, int]:
     first = {s for t in types.values() for d in t.shape[:1] for s in expr.symbols(d)}
     free = {s for t in types.values() for d in t.shape for s in expr.symbols(d)}
+    equals = [tuple(map(str, pair)) for pair in checks if {str(d) for d in pair} <= free]
+    for _ in equals:  # what equals a first dimension is as large
+        first |= {s for pair in equals if not first.isdisjoint(pair) for s in pair}
     for size in SIZES:
         sizes = {s: BATCH if s in first else size for s in free}
         equal = all(expr.substitute(a, sizes) == expr.substitute(b, sizes) for a, b in checks)
@@ -94,7 +100,7 @@ def check(model: Model, source: Path, module: Module, seed: int = 0) -> Check:
     session = onnxruntime_session(source, threads=0)
     if session is not None:
         names = [o.name for o in session.get_outputs()]
-        want = dict(zip(names, session.run(None, feed), strict=True))
+        want = dict(zip(names, _run(session, feed), strict=True))
         reference = "ONNX Runtime"
     else:
         values = interpret(module, *feed.values())
@@ -111,8 +117,27 @@ def onnxruntime_session(source: Path, threads: int) -> Any:
         return None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(source), options, ["CPUExecutionProvider"])
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(str(source), options, ["CPUExecutionProvider"])
+    except Exception as e:  # its errors have no common class
+        raise _refused("load", e) from None
+
+
+def _run(session: Any, feed: Mapping[str, np.ndarray]) -> list[Any]:
+    try:
+        return session.run(None, feed)
+    except Exception as e:  # its errors have no common class
+        raise _refused("run", e) from None
+
+
+def _refused(what: str, error: Exception) -> ExecutionError:
+    text = " ".join(str(error).split())
+    return ExecutionError(
+        f"ONNX Runtime does not {what} the model, so there is nothing to compare with",
+        got=text if len(text) <= 300 else text[:297] + "...",
+        remedy="give sizes with --input NAME:DTYPE[SHAPE], or leave --check and --bench out",
+    )
 
 
 def _error(got: np.ndarray, want: np.ndarray) -> float:
@@ -156,7 +181,7 @@ def bench(model: Model, source: Path, module: Module, threads: int, seconds: flo
         waited.append(perf_counter() - start)
         if session is not None:
             start = perf_counter()
-            session.run(None, feed)
+            _run(session, feed)
             other.append(perf_counter() - start)
     middle = sorted(waited)[len(waited) // 2]
     return Times(min(returned), min(waited), middle, min(other) if other else None)

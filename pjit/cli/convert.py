@@ -16,7 +16,7 @@ from pjit.cli.progress import progress
 from pjit.errors import FormatError, PjitError
 
 TOLERANCE = 1e-3  # of --check: max|a - b| / max|reference|
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     except (PjitError, OSError) as e:
         print(f"pjit-convert: {e}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("pjit-convert: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 class _Conversion:
@@ -81,7 +84,12 @@ class _Conversion:
 
         options = self.options
         if kind_of(options.model) != "onnx":
-            raise FormatError("the model is converted already", where=str(options.model))
+            raise FormatError(
+                "the model is converted already",
+                where=str(options.model),
+                expected="an ONNX file",
+                remedy="give the file that it was converted from",
+            )
         with progress(f"reading {options.model}"):
             self.module = import_onnx(options.model, self.inputs)
         if options.output is not None or options.aot or options.dump_ir is not None:

@@ -36,7 +36,8 @@ class Artifact:
     def __init__(self, opened: container.Container, verify: bool) -> None:
         self._container, self._verify = opened, verify
         self.meta: dict[str, Any] = opened.meta.get("notes", {})
-        self._machine: dict[str, Any] = opened.meta.get("machine", {})
+        machine = opened.meta.get("machine")
+        self._machine: dict[str, Any] = machine if isinstance(machine, dict) else {}
 
     def module(self) -> Module:
         """The graph; its weights stay in the mapped file.

@@ -132,8 +132,11 @@ class Cache:
                 self._make_folder()
                 text = json.dumps({"identity": identity, "digest": digest})
                 temporary = stamp.with_name(f".{stamp.name}.{os.getpid()}")
-                temporary.write_text(text)
-                os.replace(temporary, stamp)
+                try:
+                    temporary.write_text(text)
+                    os.replace(temporary, stamp)
+                finally:
+                    temporary.unlink(missing_ok=True)
         return digest
 
     def _make_folder(self) -> None:

@@ -99,7 +99,7 @@ class Container:
                 for s in fields["sections"]
             }
             found, meta = str(fields["kind"]), dict(fields["meta"])
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, OverflowError) as e:
             raise _damaged(path, "a header with kind, meta and sections", repr(e)) from None
         if found != kind:
             raise FormatError(
@@ -160,7 +160,7 @@ class Container:
         listed = self.meta.get(group)
         try:
             rows = [(str(n), str(k), [int(d) for d in shape]) for n, k, shape in listed or ()]
-        except (TypeError, ValueError) as e:
+        except (TypeError, ValueError, OverflowError) as e:
             raise _damaged(self.path, "a list of arrays", repr(e)) from None
         for name, kind, shape in rows:
             if kind not in DTYPES or any(d < 0 for d in shape):

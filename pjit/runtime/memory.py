@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pjit.errors import ExecutionError
 from pjit.ir.arrays import ALIGNMENT
 
 SMALL = 4 << 10  # bytes that ctypes, which clears them, gives sooner than NumPy
@@ -106,16 +107,31 @@ def reserve(nbytes: int) -> tuple[Any, int, int]:
     """Memory that has ``nbytes`` from an offset on, and the aligned address there.
 
     Its content is arbitrary. NumPy arrays may be made in it.
+
+    Raises:
+        ExecutionError: There is not so much memory.
     """
     memory: Any
     if nbytes <= SMALL:
         memory = _small(nbytes)()
         start = ctypes.addressof(memory)
     else:
-        memory = np.empty(nbytes + ALIGNMENT, _BYTE)
+        try:
+            memory = np.empty(nbytes + ALIGNMENT, _BYTE)
+        except (MemoryError, ValueError):  # the latter for more bytes than there are addresses
+            raise no_memory(f"{nbytes} bytes") from None
         start = ctypes.addressof(_byte_at(memory))
     offset = -start % ALIGNMENT
     return memory, offset, start + offset
+
+
+def no_memory(amount: str) -> ExecutionError:
+    """The error of a call that asks for too much."""
+    return ExecutionError(
+        "there is not enough memory for a tensor or for the intermediate results",
+        got=amount,
+        remedy="pass smaller inputs",
+    )
 
 
 @functools.lru_cache(256)

@@ -22,7 +22,7 @@ from pjit.ir.types import TensorType
 from pjit.ir.types import dtype as dtype_of
 from pjit.runtime.engine import Engine, HostWork, NativeWork
 from pjit.runtime.hosted import HostedCall, HostOperation
-from pjit.runtime.memory import address_of, allocate
+from pjit.runtime.memory import address_of, allocate, no_memory
 from pjit.runtime.pace import Pace
 from pjit.runtime.plan import Arena, Frame, Layout, Plan, estimated_seconds, sizes_of
 from pjit.runtime.signature import Signature, Spec
@@ -336,7 +336,10 @@ class Runnable:
         values = self.signature.bind(shapes)
         with self.engine.lock:
             guess = estimated_seconds(self.view, values)
-            plan = Plan(self.layout, values, Pace(guess, self.engine.threads))
+            try:
+                plan = Plan(self.layout, values, Pace(guess, self.engine.threads))
+            except OverflowError:  # a size has more than 63 bits
+                raise no_memory("sizes of more than 63 bits") from None
             self._plans[shapes] = plan
             while len(self._plans) > 1 and (
                 len(self._plans) > MAX_PLANS

@@ -245,6 +245,64 @@ def test_wrong_inputs(feed, tmp_path):
         assert np.asarray(m.run({"x": X})["y"]).tolist() == X.tolist()
 
 
+@pytest.mark.parametrize("feed", [X, [X], None, 3])
+def test_inputs_that_are_no_dict(feed, tmp_path):
+    with pjit.load(saved(tmp_path, model([add("Relu", "x")]))) as m:
+        with pytest.raises(InputError, match="no dict"):
+            m.run(feed)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"model.onnx"])
+def test_paths_that_are_none(path):
+    with pytest.raises(InputError, match="path"):
+        pjit.load(path)
+
+
+@pytest.mark.parametrize("type_", ["f32[-2,4]", (2, 4), "f32[2"])
+def test_types_that_inputs_cannot_have(type_, tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        pjit.load(saved(tmp_path, model([add("Relu", "x")])), inputs={"x": type_})
+
+
+def test_check_says_what_onnxruntime_refuses(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    wrong = helper.make_tensor_value_info("y", TensorProto.INT64, ["N", 4])
+    path = saved(tmp_path, model([add("Relu", "x")], outputs=[wrong]))
+    assert main([str(path), "--check"]) == 1
+    said = capsys.readouterr().err
+    assert "ONNX Runtime does not load the model" in said
+    assert len(said.splitlines()) <= 12
+
+
+def test_check_gives_equal_sizes_to_what_a_branch_adds(tmp_path, capsys):
+    """The first dimension of x and the second one of y have to be equal in one of the branches."""
+    x, y = (
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, shape)
+        for n, shape in (("x", ["B", 1]), ("y", [1, "S"]))
+    )
+    cond = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    reshape = helper.make_node("Reshape", ["y", "column"], ["r"])
+    nodes = [reshape, helper.make_node("Add", ["x", "r"], ["z"])]
+    z = onnx.ValueInfoProto(name="z")
+    then = helper.make_graph(nodes, "then", [], [z])
+    otherwise = helper.make_graph([helper.make_node("Neg", ["x"], ["z"])], "else", [], [z])
+    node = helper.make_node("If", ["c"], ["y1"], then_branch=then, else_branch=otherwise)
+    column = ("column", np.array([-1, 1]))
+    out = helper.make_tensor_value_info("y1", TensorProto.FLOAT, None)
+    path = saved(tmp_path, model([node], [x, y, cond], [out], [column]))
+    assert main([str(path), "--check"]) == 0, capsys.readouterr().err
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pjit.runtime.artifact.write", interrupted)
+    assert main([str(DIGITS), "-o", str(tmp_path / "d.pjit")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.pjit"))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_cache(tmp_path, monkeypatch):
     folder = tmp_path / "closed"

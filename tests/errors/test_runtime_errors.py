@@ -56,6 +56,24 @@ def out_of_range(folder: Path) -> None:
     gather()([np.ones((2, 4), np.float32), np.full(1, 9)])[0].block_until_ready()
 
 
+def too_large(folder: Path) -> None:
+    p = program(
+        "graph @main(%x: f32[N,1]) -> f32[N,1000000] {\n"
+        "  %0 = broadcast %x {shape=[N,1000000]} : f32[N,1000000]   // net.py:7\n  return %0\n}\n"
+    )
+    p([np.ones((1 << 26, 1), np.float32)])[0].block_until_ready()
+
+
+def too_large_to_count(folder: Path) -> None:
+    size = 1 << 60
+    p = program(
+        f"graph @main(%x: f32[N,1]) -> f32[N,{size}] {{\n"
+        f"  %0 = broadcast %x {{shape=[N,{size}]}} : f32[N,{size}]   // net.py:7\n"
+        "  return %0\n}\n"
+    )
+    p([np.ones((64, 1), np.float32)])[0].block_until_ready()
+
+
 def closed(folder: Path) -> None:
     p = gather()
     p.close()
@@ -87,6 +105,8 @@ def stage(folder: Path) -> None:
         (wrong_dtype, InputError, {"where", "expected", "got", "remedy"}),
         (wrong_shape, InputError, {"where", "expected", "got"}),
         (out_of_range, ExecutionError, {"where", "remedy"}),
+        (too_large, ExecutionError, {"got", "remedy"}),
+        (too_large_to_count, ExecutionError, {"got", "remedy"}),
         (closed, ExecutionError, {"remedy"}),
         (damaged, FormatError, {"where", "expected", "got", "remedy"}),
         (foreign, FormatError, {"where", "expected", "remedy"}),

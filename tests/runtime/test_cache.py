@@ -213,6 +213,19 @@ def test_another_process_hits() -> None:
     assert said == ["False\n", "True\n"]
 
 
+def test_a_stamp_that_cannot_be_written_leaves_nothing(own_settings: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    file = own_settings.parent / "model.onnx"
+    file.write_bytes(b"weights")
+    os.utime(file, ns=(0, 0))
+    monkeypatch.setattr("pjit.runtime.cache._SETTLED_NS", -1)
+    monkeypatch.setattr("os.replace", full)
+    assert Cache(own_settings).file_digest(file)
+    assert not list(own_settings.iterdir())
+
+
 def test_large_entries_are_written_beside_the_work(own_settings: Path, monkeypatch) -> None:
     monkeypatch.setattr("pjit.runtime.cache.LARGE", 0)
     write, began = container.write, threading.Event()

@@ -45,7 +45,7 @@ from pjit.ir import ops as _operators  # noqa: F401  (registers the operators)
 from pjit.ir.builder import Builder
 from pjit.ir.core import Block, Function, Loc, Module, Value
 from pjit.ir.errors import ConstraintError
-from pjit.ir.expr import Dim, sym
+from pjit.ir.expr import Dim, at_least, sym
 from pjit.ir.opdef import REGISTRY, OpDef
 from pjit.ir.types import TensorType, i64, parse_type
 
@@ -232,7 +232,9 @@ class Importer:
         if override is not None:
             try:
                 type = parse_type(override)
-            except ValueError as e:
+                if isinstance(type, TensorType) and any(at_least(-d, 1) for d in type.shape):
+                    raise ValueError("a size is negative")
+            except (ValueError, AttributeError, TypeError) as e:
                 raise InputError(
                     f"the type of the input {info.name!r} cannot be read: {e}",
                     expected='a type such as "f32[1,3,224,224]"', got=override,

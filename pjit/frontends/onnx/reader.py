@@ -184,6 +184,8 @@ def _load_external(
         offset, length = int(fields.get("offset", 0)), int(fields.get("length", count))
     except ValueError:
         raise Refused(f"bad offset or length of external data: {fields}") from None
+    if offset < 0:
+        raise Refused(f"its data begins at byte {offset} of {location!r}")
     _check_size(length, count)
     try:
         handle = os.open(path, _OPEN)
@@ -191,11 +193,12 @@ def _load_external(
         raise Refused(
             f"cannot open its data file {location!r}: {e.strerror}", "put it beside the model"
         ) from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise Refused(f"its data file {location!r} is not a plain file")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise Refused(f"its data file {location!r} is not a plain file")
-        if offset < 0 or offset + count > status.st_size:
+        if offset + count > status.st_size:
             raise Refused(
                 f"its data ends at byte {offset + count} of {location!r}, "
                 f"which has {status.st_size}",

@@ -117,7 +117,7 @@ def test_external_data_through_links(tmp_path):
     ("fields", "text"),
     [
         ({"offset": 4}, "ends at byte 16"),
-        ({"offset": -4}, "ends at byte 8"),
+        ({"offset": -4}, "begins at byte -4"),
         ({"length": 8}, "8 bytes"),
         ({"offset": "x"}, "bad offset"),
     ],
@@ -131,6 +131,9 @@ def test_external_data_of_the_wrong_size(tmp_path, fields, text):
 def test_external_data_that_is_no_plain_file(tmp_path):
     external(tmp_path, "missing.bin")
     assert "cannot open" in refusal(tmp_path)
+    (tmp_path / "folder").mkdir()
+    external(tmp_path, "folder")
+    assert "not a plain file" in refusal(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     external(tmp_path, "pipe")
     assert "not a plain file" in refusal(tmp_path)
