@@ -17,7 +17,7 @@ from pjit.ir.errors import PjitError
 
 # What the emitters leave to be done: they vectorise, unroll and hoist themselves. LLVM's own
 # pipeline takes five times as long, and lengthens the lives of values in loops until they spill.
-_PASSES = ("sroa", "instruction_combine", "simplify_cfg", "new_gvn")
+_PASSES = ("sroa", "new_gvn", "instruction_combine", "simplify_cfg")
 _counter = itertools.count()
 _lock = threading.Lock()
 

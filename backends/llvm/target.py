@@ -185,7 +185,7 @@ def target_machine(target: LlvmMachine) -> llvm.TargetMachine:
     """LLVM's description of a machine, for code that can be loaded at any address."""
     initialize(target.triple)
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
+        cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
     )
 
 
