@@ -17,9 +17,9 @@ import numpy as np
 
 from pjit.errors import ExecutionError
 from pjit.ir.arrays import ALIGNMENT
+from pjit.runtime.blocks import block
 
 SMALL = 4 << 10  # bytes that ctypes, which clears them, gives sooner than NumPy
-_BYTE = np.dtype(np.uint8)
 _byte_at: Callable[[Any], ctypes.c_byte] = ctypes.c_byte.from_buffer
 
 
@@ -117,7 +117,7 @@ def reserve(nbytes: int) -> tuple[Any, int, int]:
         start = ctypes.addressof(memory)
     else:
         try:
-            memory = np.empty(nbytes + ALIGNMENT, _BYTE)
+            memory = block(nbytes + ALIGNMENT)
         except (MemoryError, ValueError):  # the latter for more bytes than there are addresses
             raise no_memory(f"{nbytes} bytes") from None
         start = ctypes.addressof(_byte_at(memory))

@@ -117,6 +117,8 @@ def conv(g: Drawing) -> Known | None:
     out = groups * g.one_of((1, 2, 3, 4, 7)) if groups > 1 else g.one_of(SMALL)
     kernel = g.source(x.dtype, (out, channels // groups, *w.kernel), -1, 1)
     terms = channels // groups * count(w.kernel)
+    if x.nan and kernel.value.op is not None:
+        return None  # the layout of a constant kernel may multiply its neighbours by zeros
     y = g.emit(ops.Conv, [x, kernel], *inner_product(x, kernel, terms), groups=groups, **w.attrs)
     if y is None or g.chance(50):
         return y
