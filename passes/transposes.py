@@ -113,15 +113,18 @@ def _best_route(op: Op) -> Route | None:
                 found[q] = found.get(q, 0) + bits(v)
     for q in sorted(found, key=lambda k: -found[k]):
         r = route(op, q)
-        if r is not None and _all_free(op, r):
+        if r is not None and _all_free(op, r, found[q]):
             return r
     return None
 
 
-def _all_free(op: Op, r: Route) -> bool:
+def _all_free(op: Op, r: Route, gone: int) -> bool:
+    """Whether the other operands can be permuted for nothing, or for little: less than what sinks,
+    so that this comes to an end.
+    """
     total = sum(bits(v) for v in op.results)
     return all(
-        q is None or is_free(v, q) or bits(v) * SMALL_SHARE <= total
+        q is None or is_free(v, q) or (bits(v) * SMALL_SHARE <= total and bits(v) < gone)
         for v, q in zip(op.operands, r.operands, strict=True)
     )
 

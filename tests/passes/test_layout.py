@@ -106,6 +106,18 @@ def test_detection_head_has_no_transposition():
     assert not find(m, "transpose")
 
 
+def test_small_operands_do_not_take_turns():
+    """Either operand is small beside the result; only the larger one's transposition sinks."""
+
+    def build(b, x):
+        y = b(ops.Transpose, x, perm=(0, 3, 2, 1))
+        rows = b(ops.ReduceMax, y, axes=(2, 3), keepdims=False)
+        return b(ops.Tanh, b(ops.Add, rows, y))
+
+    m = graph(build, [tensor(f32, 64, 2, 1, 2)])
+    check_pass(m, Layout().run, Context(WIDE))
+
+
 def test_flatten_permutes_the_weight():
     def build(b, x):
         x = b(ops.Relu, conv(b, x, 16))
