@@ -36,7 +36,7 @@ def block(nbytes: int) -> Any:
     if nbytes < LARGE:
         return np.empty(nbytes, _BYTE)
     blocks = _free.pop(nbytes, None)
-    memory = blocks.pop() if blocks else np.empty(nbytes, _BYTE)
+    memory: Any = blocks.pop() if blocks else np.empty(nbytes, _BYTE)
     if blocks:
         _free[nbytes] = blocks
     found: Any = _kind(nbytes).from_buffer(memory)
