@@ -97,6 +97,10 @@ class CacheWarning(UserWarning):
     """The compile cache cannot be written, so programs are compiled again in each process."""
 
 
+class TraceWarning(UserWarning):
+    """A part of a compiled function runs in Python."""
+
+
 class SettingError(PjitError):
     """A setting has a value that it cannot have."""
 
@@ -116,5 +120,6 @@ __all__ = [
     "Problem",
     "SettingError",
     "TraceError",
+    "TraceWarning",
     "VerifyError",
 ]

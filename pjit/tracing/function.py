@@ -2,135 +2,162 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial, update_wrapper
 from threading import RLock
 from time import perf_counter
 from types import MethodType
-from typing import Any, NoReturn, cast, overload
+from typing import Any, overload
 
 import numpy as np
 import optree
 
 from pjit.array import Array
 from pjit.config import settings
-from pjit.errors import PjitError, TraceError
+from pjit.errors import PjitError, TraceError, TraceWarning
 from pjit.ir.core import Loc, Module
-from pjit.ir.ops.basic import Return
+from pjit.ir.interp import interpret
 from pjit.ir.text import print_module
 from pjit.tracing import mathematics, products, selection  # noqa: F401  (they register themselves)
-from pjit.tracing.location import user_traceback
-from pjit.tracing.signature import (
-    Parameters,
-    alive,
-    describe_leaf,
-    leaf_key,
-    tensor_type,
-)
+from pjit.tracing.explore import Explorer
+from pjit.tracing.frames import TRANSPARENT
+from pjit.tracing.graph import Node, Open, Raised, Return
+from pjit.tracing.guards import Guards, describe
+from pjit.tracing.pytrees import flatten, unflatten
+from pjit.tracing.rebind import rebound
+from pjit.tracing.signature import Parameters, alive, describe_leaf, leaf_key, tensor_type
+from pjit.tracing.structure import structured
 from pjit.tracing.trace import Trace
-from pjit.tracing.tracer import Tracer, value_of
+from pjit.tracing.tracer import Tracer
 
 MAX_PROGRAMS = 64
+MAX_VARIANTS = 8  # of one signature, for different values of what the function reads
+MAX_GROWTH = 400  # answers of one signature that are learned from calls
 
 
-@dataclass
-class Traced:
-    """What a trace gives: the graph, and how to make the result of a call.
+class Family:
+    """A signature: its programs, for different values of what the function reads beside."""
+
+    def __init__(self, key: tuple) -> None:
+        self.key = key
+        self.stamp = 0
+        self.variants: list[Variant] = []
+
+    def find(self) -> Variant | None:
+        """The program that holds now."""
+        for v in self.variants:
+            if v.guards.missed() is None:
+                return v
+        return None
+
+
+class Variant:
+    """A function for one signature, and for what it read when it was traced.
 
     Attributes:
-        module: The graph; its arguments are the traced leaves in order.
-        spec: The structure of the result.
-        leaves: Its leaves; those that are computed are None.
-        computed: Which leaves are the outputs of the program, in order.
+        explorer: What is known of the function.
+        guards: What it depends on.
+        program: Runs what is known; None when nothing of the result is computed.
+        growth: How many answers calls have added.
     """
 
-    module: Module
-    spec: optree.PyTreeSpec
-    leaves: list[Any]
-    computed: list[int]
+    def __init__(
+        self, owner: CompiledFunction, explorer: Explorer, guards: Guards, inputs: tuple[int, ...]
+    ) -> None:
+        self.owner, self.explorer, self.guards, self.inputs = owner, explorer, guards, inputs
+        self.program: Any = None
+        self.growth = 0
+        self.one: Return | None = None  # the only way that a call can end
+        self.told: set[Node] = set()
 
+    def build(self, arrays: Sequence[Any]) -> None:
+        """Compiles what is known, with the answers that a call on these arrays needs."""
+        while True:
+            made = structured(self.explorer.graph, self.explorer.arguments, self.owner.home)
+            if not any(isinstance(x, Open) for x in made.leaves):
+                break
+            given = [np.asarray(a) for a in arrays]
+            leaf, values = made.reached(interpret(made.module, *given))
+            if not isinstance(leaf, Open) or not self.grow(leaf, values):
+                break
+        self.made = made
+        only = made.leaves[0] if len(made.leaves) == 1 else None
+        self.one = only if isinstance(only, Return) else None
+        names = [n for n, _ in self.explorer.inputs]
+        made.module.main.attrs |= {"inputs": tuple(names), "outputs": made.outputs()}
+        needless = self.one is not None and not self.one.computed
+        self.program = None if needless else self.owner._compile(made.module)
+        simple = self.one is not None and not any(self.one.numbers)
+        self.one_array = simple and self.one.spec.is_leaf() and len(self.one.computed) == 1
 
-@dataclass
-class Entry:
-    """A signature and its program; there is none when nothing of the result is computed."""
+    def grow(self, leaf: Open, values: list[Any]) -> bool:
+        """Explores the answer that a call met; False when the bound is reached."""
+        if self.growth >= MAX_GROWTH:
+            return False
+        self.growth += 1
+        answer = leaf.answer if leaf.answer is not None else leaf.node.kind(np.asarray(values[0]))
+        self.explorer.explore(leaf.node.add(answer))
+        return True
 
-    traced: Traced
-    program: Any
-    inputs: tuple[int, ...]
-    key: tuple = field(repr=False)
-    stamp: int = 0
-
-    def __post_init__(self) -> None:
-        traced = self.traced
-        self.one_array = traced.spec.is_leaf() and len(traced.computed) == 1
-
-    def __call__(self, leaves: Sequence[Any]) -> Any:
-        """Runs the program on the leaves of a call."""
+    def __call__(self, leaves: Sequence[Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Runs the function on the leaves of a call."""
         if len(self.inputs) < len(leaves):
             leaves = [leaves[i] for i in self.inputs]
         if self.one_array:
             return self.program(leaves)[0]
-        result = list(self.traced.leaves)
-        if self.program is not None:
-            for at, array in zip(self.traced.computed, self.program(leaves), strict=True):
-                result[at] = array
-        return optree.tree_unflatten(self.traced.spec, result)
+        if self.program is None:
+            assert self.one is not None
+            return result(self.one, [])
+        while True:
+            outputs = self.program(leaves)
+            if self.one is not None:
+                return result(self.one, outputs)
+            leaf, values = self.made.reached(outputs)
+            if isinstance(leaf, Return):
+                return result(leaf, values)
+            if isinstance(leaf, Raised):
+                if isinstance(leaf.error, TraceError):
+                    raise leaf.error.with_traceback(None)
+                return self.plain(args, kwargs)
+            assert isinstance(leaf, Open)
+            with self.owner._lock:
+                if not self.grow(leaf, values):
+                    self.tell(leaf.node)
+                    return self.plain(args, kwargs)
+                self.build(leaves)
+
+    def tell(self, node: Node) -> None:
+        """Says, once for a line, that calls which come there run in Python."""
+        if node in self.told:
+            return
+        self.told.add(node)
+        warnings.warn(
+            f"{self.owner._name} runs in Python where {node.where} has more than {MAX_GROWTH} "
+            "answers: " + node.unique,
+            TraceWarning,
+            stacklevel=4,
+        )
+
+    def plain(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Runs the function in Python, on NumPy arrays."""
+        leaves, spec = flatten((args, kwargs))
+        leaves = [np.array(x) if isinstance(x, Array) else x for x in leaves]
+        args, kwargs = unflatten(spec, leaves)
+        made, spec = flatten(self.owner.function(*args, **kwargs))
+        return unflatten(
+            spec, [Array(x) if isinstance(x, np.ndarray | np.generic) else x for x in made]
+        )
 
 
-def trace(
-    function: Callable, spec: optree.PyTreeSpec, leaves: list[Any], keys: tuple, names: list[str]
-) -> Traced:
-    """Runs a function on tracers.
-
-    Args:
-        function: What to trace.
-        spec: The structure of ``(args, kwargs)``.
-        leaves: The leaves of the call.
-        keys: Their parts of the signature.
-        names: Their names.
-
-    Raises:
-        TraceError: The function does something that is not traced.
-        InputError: An argument has a dtype that is not traced.
-    """
-    t = Trace(getattr(function, "__qualname__", repr(function)))
-    code = getattr(function, "__code__", None)
-    home = Loc.python(code.co_filename, code.co_firstlineno) if code else Loc(t.name)
-    inputs, passed = [], []
-    for leaf, key, name in zip(leaves, keys, names, strict=True):
-        if len(key) == 3:
-            passed.append(leaf)
-            continue
-        inputs.append(name)
-        passed.append(Tracer(t, t.block.add_arg(tensor_type(key, name), name), name))
-    args, kwargs = optree.tree_unflatten(spec, passed)
-    try:
-        result = function(*args, **kwargs)
-        out_leaves, out_spec = optree.tree_flatten(result)
-        computed = [i for i, x in enumerate(out_leaves) if isinstance(x, Tracer)]
-        values = [value_of(t, out_leaves[i]) for i in computed]
-    except Exception as e:
-        _raise(e)
-    finally:
-        t.closed = True
-    t.builder.loc = home
-    t.builder(Return, *values)
-    paths = optree.treespec_paths(out_spec)
-    outputs = [".".join(map(str, ("result", *paths[i]))) for i in computed]
-    t.function.attrs |= {"inputs": tuple(inputs), "outputs": tuple(outputs)}
-    kept = [Array(x) if isinstance(x, np.ndarray) else x for x in out_leaves]
-    for i in computed:
-        kept[i] = None
-    return Traced(t.module, out_spec, kept, computed)
-
-
-def _raise(error: Exception) -> NoReturn:
-    """Raises an error of a traced function; ours without our frames, also if NumPy wrapped it."""
-    for e in (error, error.__cause__, error.__context__):
-        if isinstance(e, TraceError):
-            raise e.with_traceback(user_traceback(e.__traceback__)) from None
-    raise error
+def result(leaf: Return, values: Sequence[Any]) -> Any:
+    """What a call returns."""
+    leaves = list(leaf.leaves)
+    for at, array in zip(leaf.computed, values, strict=True):
+        kind = leaf.numbers[at]
+        leaves[at] = array if kind is None else kind(array.item())
+    return unflatten(leaf.spec, leaves)
 
 
 class CompiledFunction:
@@ -138,7 +165,7 @@ class CompiledFunction:
 
     A signature is the structure of the arguments, the dtypes and shapes of their arrays, and the
     values of the other leaves. The function runs in Python once per signature, on tracers; what it
-    captures (arrays and numbers of closures, globals and attributes) is taken as it is then.
+    captures (arrays and numbers of closures, globals and attributes) is compared at each call.
     Results are ``pjit.Array``; what does not depend on an argument array stays what it is. Called
     while another function is traced, it becomes part of that trace.
 
@@ -164,10 +191,13 @@ class CompiledFunction:
         self._name = getattr(function, "__qualname__", repr(function))
         self.target, self.threads, self.exec_mode = target, threads, exec_mode
         self._parameters = Parameters(function, static_argnames)
-        self._entries: dict[tuple, Entry] = {}
-        self._short: dict[tuple, Entry] = {}  # by dtypes and shapes of positional arrays alone
+        self._families: dict[tuple, Family] = {}
+        self._short: dict[tuple, Family] = {}  # by dtypes and shapes of positional arrays alone
         self._clock = 0
-        self._last: Entry | None = None
+        self._last: Variant | None = None
+        self._last_key: tuple | None = None
+        code = getattr(function, "__code__", None)
+        self.home = Loc.python(code.co_filename, code.co_firstlineno) if code else Loc(self._name)
         self._lock = RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -185,20 +215,27 @@ class CompiledFunction:
                     short.clear()
                     break
                 short += (x.dtype, x.shape)
-        entry = self._short.get(tuple(short)) if short else None
+        family = self._short.get(tuple(short)) if short else None
         leaves: Sequence[Any] = args
-        if entry is None:
-            flat, spec = optree.tree_flatten(cast(Any, (args, kwargs)))
-            if any(isinstance(x, Tracer) for x in flat):
-                return self.function(*args, **kwargs)
+        if family is None:
+            flat, spec = flatten((args, kwargs))
+            tracer = next((x for x in flat if isinstance(x, Tracer)), None)
+            if tracer is not None:
+                return rebound(tracer.context, self.function)(*args, **kwargs)
             key = self._key(spec, flat)
-            entry = self._entries.get(key) or self._add(key, flat)
+            family = self._families.get(key) or self._family(key)
             leaves = flat
             if short:
-                self._short[tuple(short)] = entry
-        self._clock = entry.stamp = self._clock + 1
-        self._last = entry
-        return entry(leaves)
+                self._short[tuple(short)] = family
+        self._clock = family.stamp = self._clock + 1
+        variant = family.find() or self._add(family, leaves)
+        self._last = variant
+        return variant(leaves, args, kwargs)
+
+    @property
+    def __pjit_function__(self) -> Callable:
+        """The function itself."""
+        return self.function
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """A method of an object, which is its first argument."""
@@ -216,27 +253,70 @@ class CompiledFunction:
             keys.append(key)
         return spec, tuple(keys)
 
-    def _add(self, key: tuple, leaves: list[Any]) -> Entry:
+    def _family(self, key: tuple) -> Family:
         with self._lock:
-            if key in self._entries:
-                return self._entries[key]
-            began = perf_counter()
-            spec, keys = key
-            traced = trace(self.function, spec, leaves, keys, self._parameters.names(spec))
-            program = self._compile(traced.module) if traced.computed else None
-            inputs = tuple(i for i, k in enumerate(keys) if len(k) == 2)
-            entry = Entry(traced, program, inputs, key)
-            self._log(key, perf_counter() - began)
-            for old in [k for k in self._entries if not alive(k)]:
+            for old in [k for k in self._families if not alive(k)]:
                 self._forget(old)
-            if len(self._entries) >= MAX_PROGRAMS:
-                self._forget(min(self._entries, key=lambda k: self._entries[k].stamp))
-            self._entries[key] = entry
-            return entry
+            if len(self._families) >= MAX_PROGRAMS:
+                self._forget(min(self._families, key=lambda k: self._families[k].stamp))
+            return self._families.setdefault(key, Family(key))
 
     def _forget(self, key: tuple) -> None:
-        entry = self._entries.pop(key)
-        self._short = {k: e for k, e in self._short.items() if e is not entry}
+        family = self._families.pop(key)
+        self._short = {k: f for k, f in self._short.items() if f is not family}
+
+    def _add(self, family: Family, leaves: Sequence[Any]) -> Variant:
+        """Traces and compiles the function for a signature."""
+        with self._lock:
+            found = family.find()
+            if found is not None:
+                return found
+            began = perf_counter()
+            spec, keys = family.key
+            names = self._parameters.names(spec)
+            inputs = tuple(i for i, k in enumerate(keys) if len(k) == 2)
+            fixed = [(names[i], x) for i, x in enumerate(leaves) if i not in inputs]
+            guards = Guards.of(self.function, fixed)
+            types = [(names[i], tensor_type(keys[i], names[i])) for i in inputs]
+            call = partial(self._run, spec, list(leaves), inputs, guards)
+            explorer = Explorer(self._name, types, call)
+            explorer.explore()
+            variant = Variant(self, explorer, guards, inputs)
+            variant.build([leaves[i] for i in inputs])
+            self._log(family, perf_counter() - began)
+            family.variants.insert(0, variant)
+            del family.variants[MAX_VARIANTS:]
+            return variant
+
+    def _run(
+        self,
+        spec: optree.PyTreeSpec,
+        leaves: list[Any],
+        inputs: tuple[int, ...],
+        guards: Guards,
+        t: Trace,
+        tracers: list[Tracer],
+    ) -> Any:
+        """Runs the function on tracers."""
+        passed = list(leaves)
+        for i, x in zip(inputs, tracers, strict=True):
+            passed[i] = x
+        args, kwargs = unflatten(spec, passed)
+        function = rebound(t, self.function)
+        t.base = sys._getframe()
+        try:
+            made = function(*args, **kwargs)
+        finally:
+            t.rebinder.check()
+            guards.undo()
+        after, same = flatten((args, kwargs))
+        if same != spec or any(a is not b for a, b in zip(after, passed, strict=True)):
+            raise TraceError(
+                "the function changes a container that is its argument",
+                where=str(self.home),
+                remedy="return the new value; begin with a copy of the container",
+            )
+        return made
 
     def _compile(self, module: Module) -> Any:
         from pjit.compiler import compile_module
@@ -244,26 +324,32 @@ class CompiledFunction:
         options = settings(threads=self.threads, exec_mode=self.exec_mode)
         return compile_module(module, target=self.target, options=options)
 
-    def _log(self, key: tuple, seconds: float) -> None:
+    def _log(self, family: Family, seconds: float) -> None:
         """Says what differs from the call before when a function is compiled again."""
-        if self._last is None:
+        if self._last is None or self._last_key is None:
+            self._last_key = family.key
             return
-        old = dict(zip(self._parameters.names(self._last.key[0]), self._last.key[1], strict=True))
+        key, before = family.key, self._last_key
+        self._last_key = key
+        missed = [g for v in family.variants if (g := v.guards.missed()) is not None]
+        old = dict(zip(self._parameters.names(before[0]), before[1], strict=True))
         new = dict(zip(self._parameters.names(key[0]), key[1], strict=True))
         changes = [
             f"{n} {describe_leaf(old[n]) if n in old else 'absent'} -> {describe_leaf(k)}"
             for n, k in new.items()
             if old.get(n) != k
         ]
+        changes += [f"{g.name} {describe(g.value)} -> {describe(g.read())}" for g in missed[:1]]
+        count = sum(len(f.variants) for f in self._families.values()) + 1
         settings().say(
             "recompiles",
-            f"{self._name} ({len(self._entries) + 1} programs, {seconds * 1e3:.0f} ms): "
+            f"{self._name} ({count} programs, {seconds * 1e3:.0f} ms): "
             + ("; ".join(changes) or "another structure of the arguments"),
         )
 
     # What was compiled
 
-    def _shown(self, what: str) -> Entry:
+    def _shown(self, what: str) -> Variant:
         if self._last is None:
             raise PjitError(
                 f"{self._name} has no {what} yet: it was not called",
@@ -288,7 +374,7 @@ class CompiledFunction:
             return entry.program.ir(stage)
         if stage not in (None, "graph"):
             raise PjitError(f"no stage is called {stage!r}", expected="graph")
-        return print_module(entry.traced.module)
+        return print_module(entry.made.module)
 
     def report(self, *args: Any, **kwargs: Any) -> Any:
         """What was compiled and how: a ``pjit.report.Report``.
@@ -308,9 +394,12 @@ class CompiledFunction:
             raise PjitError(f"{self._name} has no report: its result does not depend on an array")
         if not (args or kwargs):
             return entry.program.report()
-        leaves, spec = optree.tree_flatten(cast(Any, (args, kwargs)))
+        leaves, spec = flatten((args, kwargs))
         self._key(spec, leaves)  # makes foreign arrays NumPy's
         return entry.program.report(*(leaves[i] for i in entry.inputs))
+
+
+TRANSPARENT.add(CompiledFunction.__call__.__code__)
 
 
 @overload

@@ -35,6 +35,7 @@ class Basic:
     sizes: tuple[int, ...]
     steps: tuple[int, ...]
     shape: tuple[int, ...]
+    writable = True
 
     def whole(self, d: int) -> bool:
         """Whether dimension d is taken as it is."""
@@ -95,7 +96,7 @@ def getitem(x: Tracer, index: Any) -> Tracer:
         integers_only = isinstance(index, tuple | int | np.integer) and _all_integers(index)
         if not part.shape and integers_only:
             return Tracer(t, part.read(t, x.value))
-        return x.derive(lambda v: part.read(t, v), lambda v, new: part.write(t, v, new))
+        return x.derive(part)
     return _gather(x, entries)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -122,20 +123,35 @@ def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
     return x.emit(ops.GatherElements, i, axis=at)
 
 
+@dataclass(frozen=True)
+class Diagonal:
+    """A diagonal of the dimensions i and j, as the last dimension; read-only."""
+
+    offset: int
+    i: int
+    j: int
+    writable = False
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The diagonal."""
+        rows, cols = base.tensor.static_shape[self.i], base.tensor.static_shape[self.j]
+        low, high = max(-self.offset, 0), max(self.offset, 0)
+        at = np.arange(max(min(rows - low, cols - high), 0))
+        moved = moveaxis(Tracer(t, base), (self.i, self.j), (-2, -1))
+        return moved[(..., at + low, at + high)].value
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """Not called."""
+        raise NotImplementedError
+
+
 @implements(np.diagonal)
 def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
     """np.diagonal; a read-only view."""
     i, j = normalize_axis_index(axis1, a.ndim), normalize_axis_index(axis2, a.ndim)
     if i == j:
         raise ValueError("axis1 and axis2 cannot be the same")
-    rows, cols = a.shape[i], a.shape[j]
-    at = np.arange(max(min(rows + min(offset, 0), cols - max(offset, 0)), 0))
-    index = (..., at + max(-offset, 0), at + max(offset, 0))
-
-    def read(v: Value) -> Value:
-        return moveaxis(Tracer(a.context, v), (i, j), (-2, -1))[index].value
-
-    return a.derive(read, None)
+    return a.derive(Diagonal(offset, i, j))
 
 
 @implements(np.diag)

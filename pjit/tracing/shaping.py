@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -24,6 +25,55 @@ from pjit.tracing.tracer import (
 )
 
 NOTHING = np._NoValue
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """A view with another shape, of an array of shape ``source``."""
+
+    shape: tuple[int, ...]
+    source: tuple[int, ...]
+    writable = True
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The base in the shape of the view."""
+        return reshaped(t, base, self.shape)
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """The view in the shape of the base."""
+        return reshaped(t, new, self.source)
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """A view with permuted dimensions."""
+
+    perm: tuple[int, ...]
+    writable = True
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The base, transposed."""
+        return transposed(t, base, list(self.perm))
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """The view, transposed back."""
+        return transposed(t, new, [self.perm.index(d) for d in range(len(self.perm))])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A view that repeats elements, which nobody may write."""
+
+    shape: tuple[int, ...]
+    writable = False
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The base, broadcast."""
+        return broadcasted(t, base, self.shape)
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """Not called."""
+        raise NotImplementedError
 
 
 # Shapes
@@ -60,7 +110,7 @@ def _reshape(x: Tracer, shape: tuple[int, ...], copy: bool | None) -> Tracer:
         return Tracer(t, reshaped(t, x.value, shape))
     fresh = x.base is None and x.ndim <= 1
     if fresh or [d for d in own if d != 1] == [d for d in shape if d != 1]:
-        return x.derive(lambda v: reshaped(t, v, shape), lambda v, new: reshaped(t, new, own))
+        return x.derive(Reshaped(shape, own))
     return x.alias(reshaped(t, x.value, shape))
 
 
@@ -79,10 +129,7 @@ def transpose(a: Any, axes: Any = None) -> Tracer:
     )
     if len(perm) != x.ndim:
         raise ValueError("axes don't match array")
-    back = list(xp.argsort(perm))
-    t = x.context
-    inverse = [int(d) for d in back]
-    return x.derive(lambda v: transposed(t, v, perm), lambda v, new: transposed(t, new, inverse))
+    return x.derive(Permuted(tuple(perm)))
 
 
 @implements(np.matrix_transpose, np.linalg.matrix_transpose)
@@ -176,8 +223,7 @@ def broadcast_to(array: Any, shape: Any) -> Tracer:
     wanted = tuple(shape) if isinstance(shape, list | tuple) else (operator.index(shape),)
     if np.broadcast_shapes(x.shape, wanted) != wanted:
         raise ValueError(f"cannot broadcast an array of shape {x.shape} to {wanted}")
-    t = x.context
-    return x.derive(lambda v: broadcasted(t, v, wanted), None)
+    return x.derive(Spread(wanted))
 
 
 def broadcasted(t: Trace, x: Value, shape: tuple[int, ...]) -> Value:

@@ -1,19 +1,29 @@
-"""The trace of one call: the module under construction, and the refusals of what is not traced."""
+"""A run of a function on tracers, along known answers and one step beyond."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import ref
 
 import numpy as np
 
 from pjit.errors import TraceError
 from pjit.ir.builder import Builder
-from pjit.ir.core import Block, Function, Loc, Module, Op, Value
+from pjit.ir.core import Loc, Op, Value
 from pjit.ir.errors import ConstraintError
 from pjit.ir.ops.basic import Const
 from pjit.ir.types import DType, dtype
 from pjit.tracing.location import expression, location, user_frame, variable, where
+
+if TYPE_CHECKING:
+    from pjit.tracing.explore import Explorer
+    from pjit.tracing.graph import Answer, Edge
+    from pjit.tracing.scalar import RangeIterator
+    from pjit.tracing.state import Capture
+    from pjit.tracing.tracer import Tracer
 
 SMALL = 64  # bytes: constants up to this size are shared by value
 
@@ -21,21 +31,100 @@ SMALL = 64  # bytes: constants up to this size are shared by value
 class Trace:
     """Appends operations with the user's location; ``trace(Add, x, y)`` builds one.
 
-    Attributes:
-        module: The module under construction; its main function is ``main``.
+    A run repeats what is known up to an edge: there, operations are not built but looked up in the
+    order in which they were built before. What comes after is new.
+
+    Args:
         name: The name of the traced function, for messages.
+        explorer: Answers its questions.
+        path: The edges from the root to the one that is new.
+
+    Attributes:
         closed: Whether the trace is over; its tracers are dead then.
+        base: The frame that runs the function.
+        visits: The states at the questions so far.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, explorer: Explorer, path: list[Edge]) -> None:
+        self.name, self.explorer = name, explorer
+        self.graph, self.policy = explorer.graph, explorer.policy
         self.closed = False
-        self.module = Module()
-        self.block = Block()
-        self.function = self.module.add(Function("main", self.block, "graph"))
+        self.module = self.graph.module
+        self.base: FrameType | None = None
+        self.visits: list[Capture] = []
+        self.rebinder: Any = None
+        self._loops: list[ref[RangeIterator]] = []
+        self._born: list[ref[Tracer]] = []
+        self._path = iter(path)
+        self._last = path[-1]
+        self.enter(next(self._path))
+
+    # Where the run is
+
+    def enter(self, edge: Edge) -> None:
+        """Goes on along an edge."""
+        self.edge = edge
+        self.block = edge.block
+        self._known: Iterator[Op] | None = None if edge is self._last else iter(edge.block.ops)
         self.builder = Builder(self.block, Loc("unknown"), self.module)
         self._small: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
-        self._captured: dict[int, tuple[np.ndarray, np.ndarray, Value]] = {}
+        self._captured: dict[int, Value] = {}  # by identity, in graph.kept
+
+    @property
+    def repeats(self) -> bool:
+        """Whether what happens is known."""
+        return self._known is not None
+
+    def follow(self) -> Edge:
+        """The next edge of the path."""
+        return next(self._path)
+
+    def record(self, edge: Edge) -> None:
+        """Goes on along an edge that is new."""
+        self._last = edge
+        self.enter(edge)
+
+    def born(self, tracer: Tracer) -> None:
+        """Notes a tracer."""
+        self._born.append(ref(tracer))
+
+    def living(self) -> list[Tracer]:
+        """The tracers that something refers to."""
+        alive = [(r, x) for r in self._born if (x := r()) is not None]
+        self._born = [r for r, _ in alive]
+        return [x for _, x in alive]
+
+    # Loops over ranges
+
+    @property
+    def iterators(self) -> list[RangeIterator]:
+        """The loops over ranges that the function is in, outermost first."""
+        return [i for r in self._loops if (i := r()) is not None]
+
+    def open(self, iterator: RangeIterator) -> None:
+        """A loop begins."""
+        self._loops.append(ref(iterator))
+
+    def leave(self, iterator: RangeIterator) -> None:
+        """A loop ends."""
+        self._loops = [r for r in self._loops if r() is not iterator]
+
+    # Questions
+
+    def ask(self, x: Tracer, tag: str = "") -> bool:
+        """Whether a number is not zero.
+
+        Args:
+            x: An array of one element.
+            tag: Tells questions of one instruction of the user apart.
+        """
+        return self.explorer.ask(self, x, tag)
+
+    def demand(self, x: Tracer, kind: type) -> Answer:
+        """The value of an array of one element, as an int or a float."""
+        return self.explorer.demand(self, x, kind)
+
+    # Operations
 
     def __call__(self, cls: type[Op], *operands: Value, **attrs: Any) -> Any:
         """Builds an operation and returns its result, or a tuple of them.
@@ -43,6 +132,8 @@ class Trace:
         Raises:
             TraceError: A constraint of the operator does not hold.
         """
+        if self._known is not None:
+            return self._repeated(cls)
         self.builder.loc = location()
         try:
             return self.builder(cls, *operands, **attrs)
@@ -55,6 +146,14 @@ class Trace:
                 got=types if e.got is None or e.got == types else f"{e.got}, of {types}",
                 remedy=e.remedy,
             ) from None
+
+    def _repeated(self, cls: type[Op]) -> Any:
+        assert self._known is not None
+        op = next(self._known, None)
+        if type(op) is not cls:
+            raise changed()
+        assert op is not None
+        return op.results[0] if len(op.results) == 1 else (op.results or None)
 
     def constant(self, array: np.ndarray) -> Value:
         """A constant of the module; the array is copied unless it is read-only and owns its memory.
@@ -74,22 +173,30 @@ class Trace:
                 name = variable(array, user_frame()) if array.ndim else "c"
                 self._small[key] = self._const(np.array(array), name)
             return self._small[key]
-        found = self._captured.get(id(array))
-        if found is not None and found[1].tobytes() == array.tobytes():
-            return found[2]
-        frozen = array.flags.owndata and not array.flags.writeable and array.flags.c_contiguous
-        kept = array if frozen else np.array(array, order="C")
-        value = self._const(kept, variable(array, user_frame()))
-        self._captured[id(array)] = (array, kept, value)
-        return value
+        if id(array) not in self._captured:
+            kept = self.graph.keep(array)
+            self._captured[id(array)] = self._const(kept, variable(array, user_frame()))
+        return self._captured[id(array)]
 
     def _const(self, array: np.ndarray, name: str) -> Value:
+        if self._known is not None:
+            return self._repeated(Const)
         self.builder.loc = location()
         return Const.of(self.builder, array, name)
 
     def scalar(self, value: Any, element: DType) -> Value:
         """A constant of rank 0."""
         return self.constant(np.asarray(value, element.numpy))
+
+
+def changed() -> TraceError:
+    """The error for a function that does something else when it is run again."""
+    return TraceError(
+        "the function does something else when it is traced again",
+        where=where(),
+        remedy="compiled functions may depend on their arguments only: no random numbers, clocks, "
+        "counters or files",
+    )
 
 
 def refuse(what: str, *, got: object = None, remedy: str | None = None) -> NoReturn:

@@ -10,7 +10,8 @@ which would have to change the caller's array.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
 from weakref import ref
 
 import numpy as np
@@ -29,6 +30,38 @@ CREATION: set[Callable] = {np.array, np.asarray, np.zeros, np.ones, np.empty, np
 CREATION |= {np.eye, np.identity, np.tri}
 xp: Any = np  # NumPy, where operands may be tracers
 WEAK = (int, float, complex)  # Python numbers take the dtype of the array beside them
+
+
+class View(Protocol):
+    """How a view follows from its base; equal for views that are made alike.
+
+    Attributes:
+        writable: Whether ``write`` may be called.
+    """
+
+    @property
+    def writable(self) -> bool: ...
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The value of the view."""
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """The base after the view was written."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A view of all elements as they are."""
+
+    writable = True
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The base."""
+        return base
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """The new elements."""
+        return new
 
 
 def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Callable]:
@@ -167,6 +200,15 @@ def _question(asks: str) -> Any:
     return question
 
 
+def _number(kind: type) -> Any:
+    def number(self: Tracer) -> Any:
+        if self.size != 1:
+            raise TypeError("only length-1 arrays can be converted to Python scalars")
+        return self.context.demand(self, kind)
+
+    return number
+
+
 class Tracer:
     """An array of a function that is being traced; it has a dtype and a shape but no numbers."""
 
@@ -177,10 +219,9 @@ class Tracer:
         "base",
         "context",
         "raw",
-        "read",
         "seen",
         "version",
-        "write",
+        "view",
     )
     __hash__ = None  # type: ignore[assignment]
     __array_priority__ = 1000
@@ -189,9 +230,9 @@ class Tracer:
         self.context, self.raw, self.argument = trace, value, argument
         self.version = self.seen = 0
         self.base: Tracer | None = None
-        self.read: Callable[[Value], Value] | None = None
-        self.write: Callable[[Value, Value], Value] | None = None
+        self.view: View | None = None
         self.aliases: list[ref[Tracer]] = []  # roots that may share memory, one list for all
+        trace.born(self)
 
     # State
 
@@ -201,8 +242,9 @@ class Tracer:
         if self.context.closed:
             _refuse_dead(self)
         if self.base is not None and self.seen != self.root.version:
-            assert self.read is not None
-            self.raw, self.seen = self.read(self.base.value), self.root.version
+            assert self.view is not None
+            self.raw = self.view.read(self.context, self.base.value)
+            self.seen = self.root.version
         return self.raw
 
     @property
@@ -218,13 +260,19 @@ class Tracer:
         values = [value_of(self.context, x) for x in others]
         return Tracer(self.context, self.context(cls, self.value, *values, **attrs))
 
-    def derive(
-        self, read: Callable[[Value], Value], write: Callable[[Value, Value], Value] | None
-    ) -> Tracer:
-        """A view: ``read(base) -> view``, ``write(base, new) -> new base`` or None: read-only."""
-        out = Tracer(self.context, read(self.value))
-        out.base, out.read, out.write, out.seen = self, read, write, self.root.version
+    def derive(self, view: View) -> Tracer:
+        """A view of this array."""
+        out = Tracer(self.context, view.read(self.context, self.value))
+        out.base, out.view, out.seen = self, view, self.root.version
         return out
+
+    def rebind(self, value: Value) -> None:
+        """Lets an array that is no view continue with another value, its views too."""
+        self.raw, self.version = value, self.version + 1
+
+    def signature(self) -> Any:
+        """What two arrays have in common that a trace treats alike, but for their type."""
+        return self.view
 
     def alias(self, value: Value) -> Tracer:
         """An array that may share memory with this one."""
@@ -261,11 +309,12 @@ class Tracer:
         if self.base is None:
             self.raw, self.version = value, self.version + 1
             return
-        if self.write is None:
+        assert self.view is not None
+        if not self.view.writable:
             refuse(
                 "the array that is written is a read-only view", remedy="write to a .copy() of it"
             )
-        self.base._store(self.write(self.base.value, value))
+        self.base._store(self.view.write(self.context, self.base.value, value))
         self.raw, self.seen = value, self.root.version
 
     # Protocols
@@ -291,10 +340,20 @@ class Tracer:
         """NumPy, whose functions accept tracers."""
         return np
 
-    __bool__ = _question("bool()")
-    __int__ = _question("int()")
-    __index__ = _question("operator.index()")
-    __float__ = _question("float()")
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                "The truth value of an array with more than one element is ambiguous. Use a.any() "
+                "or a.all()"
+            )
+        return self.context.ask(self)
+
+    def __index__(self) -> int:
+        if self.shape or self.dtype.kind not in "iu":
+            raise TypeError("only integer scalar arrays can be converted to a scalar index")
+        return self.context.demand(self, int)
+
+    __int__, __float__ = _number(int), _number(float)
     __complex__ = _question("complex()")
     __array__ = _question("np.asarray()")
     __dlpack__ = _question("__dlpack__()")
@@ -448,7 +507,7 @@ class Tracer:
     @property
     def real(self) -> Tracer:
         """The array itself, as a view."""
-        return self.derive(lambda v: v, lambda v, new: new)
+        return self.derive(Whole())
 
     @property
     def imag(self) -> Tracer:

@@ -1,0 +1,616 @@
+"""From the trace graph to structured control flow: ``if`` and ``while``.
+
+The graph is reducible, as it comes from structured code. A question becomes an ``if``; branches that
+lead to one node meet after the ``if`` of the question that dominates it, which yields the values
+for it; a loop becomes a ``while``. Where branches lead to several places, a number says which
+(after N. Ramsey, "Beyond Relooper", ICFP 2022, with values instead of jumps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import networkx as nx
+import numpy as np
+import optree
+
+from pjit.ir import ops
+from pjit.ir.builder import Builder
+from pjit.ir.core import Block, Function, Loc, Module, Op, Value
+from pjit.ir.ops.basic import Return as Ret
+from pjit.ir.types import TensorType, i64, tensor
+from pjit.tracing.graph import Edge, Graph, Leaf, Node, Open, Raised, Return
+
+Target = Node | Leaf
+
+
+class Irreducible(Exception):
+    """A loop has two entries."""
+
+
+@dataclass
+class Flow:
+    """Where control leads from here, and with which values.
+
+    Attributes:
+        values: The arguments for each target.
+        code: Which target it is, by its number; None when there is only one.
+    """
+
+    values: dict[Target, list[Value]]
+    code: Value | None = None
+
+
+@dataclass
+class _Slot:
+    """A result of an ``if`` or a carried value: what each side puts there."""
+
+    type: TensorType
+    sides: list[Value | None]
+
+
+@dataclass
+class Structured:
+    """A function of structured control flow.
+
+    Attributes:
+        module: The graph as IR. Its main function returns the number of the leaf that was reached,
+            if there are several, and then the results.
+        leaves: The leaves that can be reached.
+        slots: For each leaf, which results are its.
+        numbers: The leaves by their numbers.
+    """
+
+    module: Module
+    leaves: list[Leaf]
+    slots: dict[Leaf, list[int]] = field(default_factory=dict)
+    numbers: dict[int, Leaf] = field(default_factory=dict)
+
+    @property
+    def coded(self) -> bool:
+        """Whether the first result says which leaf was reached."""
+        return len(self.leaves) > 1
+
+    def reached(self, results: Sequence[Any]) -> tuple[Leaf, list[Any]]:
+        """The leaf that a call reached, and its values."""
+        leaf = self.leaves[0]
+        if self.coded:
+            leaf = self.numbers[int(np.asarray(results[0]))]
+        return leaf, [results[i] for i in self.slots[leaf]]
+
+    def outputs(self) -> tuple[str, ...]:
+        """Names for the results."""
+        only = self.leaves[0]
+        if not self.coded and isinstance(only, Return):
+            paths = optree.treespec_paths(only.spec)
+            return tuple(".".join(map(str, ("result", *paths[i]))) for i in only.computed)
+        count = len(self.module.main.results)
+        return tuple("reached" if i == 0 and self.coded else f"value.{i}" for i in range(count))
+
+
+def structured(graph: Graph, arguments: Sequence[Value], home: Loc) -> Structured:
+    """Structures the graph.
+
+    Args:
+        graph: What was traced.
+        arguments: The arguments of the function.
+        home: The location of the function.
+
+    Raises:
+        Irreducible: A loop has two entries.
+    """
+    return _Structurer(graph, arguments, home).run()
+
+
+class _Structurer:
+    def __init__(self, graph: Graph, arguments: Sequence[Value], home: Loc) -> None:
+        self.graph, self.arguments, self.home = graph, arguments, home
+        self.module = Module(constants=dict(graph.module.constants))
+        self.needed, self.same = _simplified(graph)
+        self.live = self._liveness()
+        self.open_leaves: dict[Node, Open] = {}
+        self._shape()
+        self.leaves: list[Leaf] = []
+        self.numbers: dict[Target, int] = {}
+        self.loops: list[Node] = []  # open ones
+
+    # The shape of the graph
+
+    def _shape(self) -> None:
+        g = nx.DiGraph()
+        start = self.graph.root
+        g.add_node(start)
+        edges = [self.graph.root]
+        seen: set[Target] = set()
+        self.incoming: dict[Target, int] = {}
+        while edges:
+            e = edges.pop()
+            assert e.target is not None
+            g.add_edge(e.source or start, e.target)
+            self.incoming[e.target] = self.incoming.get(e.target, 0) + 1
+            if e.target in seen or not isinstance(e.target, Node):
+                continue
+            seen.add(e.target)
+            edges += self.outgoing(e.target)
+            if e.target.kind is not bool:
+                g.add_edge(e.target, self.open_leaf(e.target))
+        self.order = {n: i for i, n in enumerate(reversed(list(nx.dfs_postorder_nodes(g, start))))}
+        self.dominator = nx.immediate_dominators(g, start)
+        self.dominator[start] = None
+        self.back = [(a, b) for a, b in g.edges if self.order[b] <= self.order[a]]
+        self.bodies: dict[Node, set] = {}
+        for a, b in self.back:
+            if not self._dominates(b, a):
+                raise Irreducible
+            body = self.bodies.setdefault(b, {b})
+            todo = [a]
+            while todo:
+                n = todo.pop()
+                if n not in body:
+                    body.add(n)
+                    todo += list(g.predecessors(n))
+
+    def _dominates(self, a: Target, b: Target | None) -> bool:
+        while b is not None and b is not a:
+            b = self.dominator[b]
+        return b is a
+
+    def outgoing(self, node: Node) -> list[Edge]:
+        return list(node.edges.values())
+
+    def open_leaf(self, node: Node) -> Open:
+        return self.open_leaves.setdefault(node, Open(node))
+
+    def _liveness(self) -> dict[Node, list[Value]]:
+        """The values from before a node that it and what follows use, beside its parameters."""
+        nodes = list(self.graph.nodes.values())
+        live: dict[Node, dict[Value, None]] = {n: {} for n in nodes}
+        fixed = set(self.arguments)
+        changed = True
+        while changed:
+            changed = False
+            for n in nodes:
+                found = {self.same.get(n.asked, n.asked): None}
+                for e in n.edges.values():
+                    found |= self._used(e, live)
+                for p in n.parameters:
+                    found.pop(p, None)
+                found = {v: None for v in found if v not in fixed}
+                if found.keys() != live[n].keys():
+                    live[n], changed = found, True
+        return {n: list(found) for n, found in live.items()}
+
+    def _used(self, edge: Edge, live: dict[Node, dict[Value, None]]) -> dict[Value, None]:
+        """The values that an edge and what follows use."""
+        target = edge.target
+        found: dict[Value, None] = {}
+        if isinstance(target, Node):
+            found |= live[target]
+            found |= {edge.arguments[i]: None for i in self.kept(target)}
+        elif not isinstance(target, Open):
+            found |= dict.fromkeys(edge.arguments)
+        made = [op for op in edge.block.ops if op in self.needed]
+        for op in made:
+            found |= dict.fromkeys(op.operands)
+        found = {self.same.get(v, v): None for v in found}
+        for op in made:
+            for r in op.results:
+                found.pop(r, None)
+        return found
+
+    # Building
+
+    def run(self) -> Structured:
+        block = Block([v.type for v in self.arguments], [v.name for v in self.arguments])
+        env = dict(zip(self.arguments, block.args, strict=True))
+        self.module.add(Function("main", block, "graph"))
+        b = Builder(block, self.home, self.module)
+        flow = self.settle(b, self.along(b, self.graph.root, env), {self.graph.root}, env)
+        b.loc = self.home
+        self.leaves = sorted(
+            (x for x in flow.values if isinstance(x, Leaf)), key=lambda x: self.number(x)
+        )
+        results: list[Value] = [] if flow.code is None else [flow.code]
+        out = Structured(self.module, self.leaves)
+        for leaf in self.leaves:
+            places = []
+            for v in flow.values[leaf]:
+                if v not in results:
+                    results.append(v)
+                places.append(results.index(v))
+            out.slots[leaf] = places
+        b(Ret, *results)
+        out.numbers = {self.number(x): x for x in self.leaves}
+        return out
+
+    def number(self, target: Target) -> int:
+        return self.numbers.setdefault(target, len(self.numbers))
+
+    def value(self, v: Value, env: dict[Value, Value]) -> Value:
+        return env[self.same.get(v, v)]
+
+    def along(self, b: Builder, edge: Edge, env: dict[Value, Value]) -> Flow:
+        """Builds what an edge does, and goes to its target."""
+        for op in edge.block.ops:
+            if op in self.needed:
+                self.copy(b, op, env)
+        assert edge.target is not None
+        return self.go(b, edge.target, self.passed(edge, env), env)
+
+    def copy(self, b: Builder, op: Op, env: dict[Value, Value]) -> None:
+        operands = [self.value(v, env) for v in op.operands]
+        new = type(op)(operands, op.attrs, [r.type for r in op.results], op.loc, ())
+        b.block.append(new)
+        for old, made in zip(op.results, new.results, strict=True):
+            made.name = old.name
+            env[old] = made
+
+    def passed(self, edge: Edge, env: dict[Value, Value]) -> list[Value]:
+        target = edge.target
+        if isinstance(target, Node):
+            keep = self.kept(target)
+            return [self.value(edge.arguments[i], env) for i in keep]
+        if isinstance(target, Open):
+            return []
+        return [self.value(v, env) for v in edge.arguments]
+
+    def kept(self, node: Node) -> list[int]:
+        """The parameters that are needed and not the same as another value."""
+        return [
+            i for i, p in enumerate(node.parameters) if p in self.needed and p not in self.same
+        ]
+
+    def go(self, b: Builder, target: Target, values: list[Value], env: dict[Value, Value]) -> Flow:
+        inside = not self.loops or target in self.bodies[self.loops[-1]]
+        if isinstance(target, Leaf) or target in self.loops:
+            return Flow({target: values})
+        values = [*values, *(env[v] for v in self.live[target])]
+        if not inside or self.forward(target) > 1:
+            return Flow({target: values})
+        return self.node(b, target, values, env)
+
+    def forward(self, target: Target) -> int:
+        """How many edges lead to a node, but for those of its own loop."""
+        back = sum(1 for _, t in self.back if t is target)
+        return self.incoming[target] - back
+
+    def node(
+        self, b: Builder, node: Node, values: list[Value], env: dict[Value, Value]
+    ) -> Flow:
+        count = len(self.kept(node))
+        env.update(zip(self.live[node], values[count:], strict=True))
+        if node in self.bodies:
+            return self.loop(b, node, values[:count], env)
+        self.enter(node, values[:count], env)
+        return self.branch(b, node, env)
+
+    def enter(self, node: Node, values: Sequence[Value], env: dict[Value, Value]) -> None:
+        params = [node.parameters[i] for i in self.kept(node)]
+        env.update(zip(params, values, strict=True))
+
+    def branch(self, b: Builder, node: Node, env: dict[Value, Value]) -> Flow:
+        b.loc = Loc(node.where.split(", in ")[0])
+        asked = self.value(node.asked, env)
+        if node.kind is bool:
+            yes, no = (node.edges[a] for a in (True, False))
+            flow = self.fork(
+                b, asked, lambda c, e: self.along(c, yes, e), lambda c, e: self.along(c, no, e), env
+            )
+        else:
+            flow = self.cases(b, node, asked, list(node.edges.values()), env)
+        return self.settle(b, flow, {node}, env)
+
+    def cases(
+        self, b: Builder, node: Node, asked: Value, edges: list[Edge], env: dict[Value, Value]
+    ) -> Flow:
+        """A question about a value: one answer after the other."""
+        if not edges:
+            return Flow({self.open_leaf(node): [asked]})
+        first, *rest = edges
+        answer = b.constant(np.asarray(first.answer), asked.dtype.numpy)
+        equal = b(ops.Eq, asked, answer)
+        return self.fork(
+            b,
+            equal,
+            lambda c, e: self.along(c, first, e),
+            lambda c, e: self.cases(c, node, asked, rest, e),
+            env,
+        )
+
+    def fork(
+        self,
+        b: Builder,
+        flag: Value,
+        yes: Callable[[Builder, dict], Flow],
+        no: Callable[[Builder, dict], Flow],
+        env: dict[Value, Value],
+    ) -> Flow:
+        """An ``if`` and where its two sides lead."""
+        blocks, flows, builders = [], [], []
+        loc = b.loc
+        for side in (yes, no):
+            block = Block()
+            inner = Builder(block, loc, self.module)
+            flows.append(side(inner, dict(env)))
+            blocks.append(block)
+            builders.append(inner)
+        targets = list(dict.fromkeys(t for f in flows for t in f.values))
+        slots: list[_Slot] = []
+        places: dict[Target, list[int | Value]] = {}
+        for t in sorted(targets, key=self.number):
+            places[t] = self.place(slots, [f.values.get(t) for f in flows], blocks)
+        coded = len(targets) > 1
+        types = [s.type for s in slots]
+        for side, (flow, inner) in enumerate(zip(flows, builders, strict=True)):
+            inner.loc = loc
+            values = [s.sides[side] or self.dummy(inner, s.type) for s in slots]
+            if coded:
+                code = flow.code
+                if code is None:
+                    code = inner.constant(np.asarray(self.number(next(iter(flow.values)))), i64)
+                values.append(code)
+            inner(ops.Yield, *values)
+        b.loc = loc
+        if coded:
+            types.append(tensor(i64))
+        op = b.build(ops.If, [flag], {}, blocks, types)
+        results = op.results
+        values = {
+            t: [results[p] if isinstance(p, int) else p for p in at] for t, at in places.items()
+        }
+        return Flow(values, results[-1] if coded else None)
+
+    def place(
+        self, slots: list[_Slot], sides: list[list[Value] | None], blocks: Sequence[Block]
+    ) -> list[int | Value]:
+        """Where the values of a target go: slots that hold them, or that are free."""
+        count = len(next(s for s in sides if s is not None))
+        out: list[int | Value] = []
+        for i in range(count):
+            wanted = [None if s is None else s[i] for s in sides]
+            given = [v for v in wanted if v is not None]
+            if all(v is given[0] for v in given) and not any(_inside(given[0], k) for k in blocks):
+                out.append(given[0])
+                continue
+            out.append(self.slot(slots, wanted, given[0].tensor, {p for p in out if type(p) is int}))
+        return out
+
+    def slot(
+        self, slots: list[_Slot], wanted: list[Value | None], type: TensorType, taken: set[int]
+    ) -> int:
+        for k, s in enumerate(slots):
+            free = all(a is None or w is None or a is w for a, w in zip(s.sides, wanted, strict=True))
+            exact = all(a is w for a, w in zip(s.sides, wanted, strict=True))
+            if s.type == type and (exact or (free and k not in taken)):
+                s.sides = [a if w is None else w for a, w in zip(s.sides, wanted, strict=True)]
+                return k
+        slots.append(_Slot(type, list(wanted)))
+        return len(slots) - 1
+
+    def dummy(self, b: Builder, type: TensorType) -> Value:
+        """A value that nobody reads."""
+        zero = b.constant(np.zeros((), type.dtype.numpy))
+        return zero if not type.shape else b(ops.Broadcast, zero, shape=type.shape)
+
+    def settle(
+        self, b: Builder, flow: Flow, owners: set, env: dict[Value, Value] | None = None
+    ) -> Flow:
+        """Continues with the nodes at which branches meet, those that the owners dominate."""
+        scope: dict[Value, Value] = {} if env is None else env
+        while True:
+            ready = [
+                t
+                for t in flow.values
+                if isinstance(t, Node)
+                and t not in self.loops
+                and self.dominator[t] in owners
+                and (not self.loops or t in self.bodies[self.loops[-1]])
+            ]
+            if not ready:
+                return flow
+            flow = self.resume(b, flow, min(ready, key=self.order.__getitem__), scope)
+
+    def resume(self, b: Builder, flow: Flow, node: Node, env: dict[Value, Value]) -> Flow:
+        values = flow.values.pop(node)
+        if not flow.values:
+            return self.node(b, node, values, env)
+        assert flow.code is not None
+        b.loc = Loc(node.where.split(", in ")[0])
+        here = b(ops.Eq, flow.code, b.constant(np.asarray(self.number(node)), i64))
+        rest = Flow(flow.values, flow.code if len(flow.values) > 1 else None)
+        return self.fork(
+            b, here, lambda c, e: self.node(c, node, values, e), lambda c, e: rest, env
+        )
+
+    # Loops
+
+    def loop(
+        self, b: Builder, head: Node, values: list[Value], env: dict[Value, Value]
+    ) -> Flow:
+        simple = self.simple(head)
+        self.loops.append(head)
+        flow = self.plain(b, head, values, env, *simple) if simple else None
+        if flow is None:
+            flow = self.general(b, head, values, env)
+        self.loops.pop()
+        if simple:
+            self.enter(head, flow.values[head], env)
+            flow = self.along(b, simple[1], env)
+        body = self.bodies[head]
+        return self.settle(b, flow, body, env)
+
+    def simple(self, head: Node) -> tuple[Edge, Edge] | None:
+        """The edge that stays and the one that leaves, if the head alone can leave the loop."""
+        if head.kind is not bool:
+            return None
+        body = self.bodies[head]
+        yes, no = head.edges[True], head.edges[False]
+        stays = [e.target in body for e in (yes, no)]
+        if sum(stays) != 1:
+            return None
+        for n in body - {head}:
+            if any(e.target not in body for e in self.outgoing(n)) or n.kind is not bool:
+                return None
+        return (yes, no) if stays[0] else (no, yes)
+
+    def plain(
+        self,
+        b: Builder,
+        head: Node,
+        values: list[Value],
+        env: dict[Value, Value],
+        stay: Edge,
+        leave: Edge,
+    ) -> Flow:
+        """A loop that only its head leaves: the test is the condition of the ``while``."""
+        types = [v.tensor for v in values]
+        test, body = Block(types), Block(types)
+        tb = self.inner(test, head)
+        inside = dict(env)
+        self.enter(head, test.args, inside)
+        flag = self.value(head.asked, inside)
+        if stay.answer is False:
+            flag = tb(ops.Not, flag)
+        tb(ops.Yield, flag)
+        bb = self.inner(body, head)
+        inside = dict(env)
+        self.enter(head, body.args, inside)
+        flow = self.settle(bb, self.along(bb, stay, inside), {head}, inside)
+        bb(ops.Yield, *flow.values[head])
+        b.loc = Loc(head.where.split(", in ")[0])
+        op = b.build(ops.While, values, {}, [test, body], types)
+        return Flow({head: list(op.results)})
+
+    def general(
+        self, b: Builder, head: Node, values: list[Value], env: dict[Value, Value]
+    ) -> Flow:
+        """A loop that is left at several places: a number is carried that says where."""
+        types = [v.tensor for v in values]
+        body = Block(types)
+        bb = self.inner(body, head)
+        inside = dict(env)
+        self.enter(head, body.args, inside)
+        flow = self.branch(bb, head, inside)
+        slots = [_Slot(t, [v]) for t, v in zip(types, flow.values[head], strict=True)]
+        exits = sorted((t for t in flow.values if t is not head), key=self.number)
+        places = {t: self.exit_slots(slots, flow.values[t], flow, body) for t in exits}
+        here = self.number(head)
+        carried = [v if v is not None else None for v in (s.sides[0] for s in slots)]
+        bb.loc = Loc(head.where.split(", in ")[0])
+        code = flow.code if flow.code is not None else bb.constant(np.asarray(here), i64)
+        bb(ops.Yield, *carried, code)
+        b.loc = Loc(head.where.split(", in ")[0])
+        extra = [s.type for s in slots[len(types) :]]
+        inits = [*values, *(self.dummy(b, t) for t in extra), b.constant(np.asarray(here), i64)]
+        all_types = [v.tensor for v in inits]
+        last = body.args
+        for t in extra:
+            last = [*last, body.add_arg(t)]
+        body.add_arg(tensor(i64))
+        test = Block(all_types)
+        tb = self.inner(test, head)
+        tb(ops.Yield, tb(ops.Eq, test.args[-1], tb.constant(np.asarray(here), i64)))
+        op = b.build(ops.While, inits, {}, [test, body], all_types)
+        out = {
+            t: [op.results[p] if isinstance(p, int) else p for p in at] for t, at in places.items()
+        }
+        return Flow(out, op.results[-1] if len(exits) > 1 else None)
+
+    def exit_slots(
+        self, slots: list[_Slot], values: list[Value], flow: Flow, body: Block
+    ) -> list[int | Value]:
+        out: list[int | Value] = []
+        for v in values:
+            if not _inside(v, body):
+                out.append(v)
+                continue
+            found = next((k for k, s in enumerate(slots) if s.sides[0] is v), None)
+            if found is None:
+                slots.append(_Slot(v.tensor, [v]))
+                found = len(slots) - 1
+            out.append(found)
+        return out
+
+    def inner(self, block: Block, node: Node) -> Builder:
+        return Builder(block, Loc(node.where.split(", in ")[0]), self.module)
+
+
+def _inside(v: Value, block: Block) -> bool:
+    """Whether a value is defined in a block or in a region within."""
+    at: Block | None = v.owner if isinstance(v.owner, Block) else v.owner.parent
+    while at is not None:
+        if at is block:
+            return True
+        owner = at.owner
+        at = owner.parent if isinstance(owner, Op) else None
+    return False
+
+
+def _simplified(graph: Graph) -> tuple[set, dict[Value, Value]]:
+    """What is needed, and which parameters are always another value.
+
+    Returns:
+        The operations and parameters that results or questions depend on, and for each parameter
+        that gets one value on all edges, that value.
+    """
+    nodes: list[Node] = []
+    edges: list[Edge] = []
+    todo = [graph.root]
+    seen: set = set()
+    while todo:
+        e = todo.pop()
+        edges.append(e)
+        if isinstance(e.target, Node) and e.target not in seen:
+            seen.add(e.target)
+            nodes.append(e.target)
+            todo += list(e.target.edges.values())
+    into: dict[Node, list[Edge]] = {n: [] for n in nodes}
+    for e in edges:
+        if isinstance(e.target, Node):
+            into[e.target].append(e)
+    same: dict[Value, Value] = {}
+
+    def final(v: Value) -> Value:
+        while v in same:
+            v = same[v]
+        return v
+
+    changed = True
+    while changed:
+        changed = False
+        for n in nodes:
+            for i, p in enumerate(n.parameters):
+                if p in same:
+                    continue
+                given = {final(e.arguments[i]) for e in into[n]} - {p}
+                if len(given) == 1:
+                    same[p] = given.pop()
+                    changed = True
+    owner = {p: (n, i) for n in nodes for i, p in enumerate(n.parameters)}
+    needed: set = set()
+    wanted: list[Value] = []
+
+    def need(values: Iterable[Value]) -> None:
+        wanted.extend(final(v) for v in values)
+
+    for n in nodes:
+        need([n.asked])
+    for e in edges:
+        if isinstance(e.target, Return):
+            need(e.arguments)
+    while wanted:
+        v = wanted.pop()
+        if v in needed:
+            continue
+        needed.add(v)
+        if v in owner:
+            n, i = owner[v]
+            need(e.arguments[i] for e in into[n])
+        elif v.op is not None and v.op not in needed:
+            needed.add(v.op)
+            need(v.op.operands)
+    return needed, {p: final(p) for p in same}
+
+
+__all__ = ["Flow", "Irreducible", "Raised", "Structured", "structured"]
