@@ -110,6 +110,10 @@ class Explorer:
         except Stop:
             pass
         except Exception as e:
+            if t.stopped is not None:  # which something caught
+                if isinstance(t.stopped, Restart):
+                    raise t.stopped from None
+                return
             error = traced_error(e)
             if t.edge.source is None or t.repeats:
                 raise error from (None if error is not e else e.__cause__)
@@ -155,13 +159,13 @@ class Explorer:
         known_node = self.graph.nodes.get(capture.key)
         if known_node is not None and capture.callers <= known_node.callers:
             t.edge.target = known_node
-            raise Stop
+            raise t.stop(Stop())
         self._widen(t, capture)
         node = self._add(t, bool, flag, capture)
         if not self._within(t, capture):
             for answer in (True, False):
                 node.add(answer).target = Open(node, answer)
-            raise Stop
+            raise t.stop(Stop())
         self.todo.append(node.add(False))
         t.record(node.add(True))
         return True
@@ -173,7 +177,7 @@ class Explorer:
         if known is not None:
             return kind(known)
         if self.policy.pin(origins_of(x)):
-            raise Restart
+            raise t.stop(Restart())
         if t.repeats:
             following = t.follow()
             t.enter(following)
@@ -181,7 +185,7 @@ class Explorer:
             return kind(following.answer)
         t.edge.arguments = []
         self._add(t, kind, scalar, None)
-        raise Stop
+        raise t.stop(Stop())
 
     def _add(self, t: Trace, kind: type, x: Tracer, capture: Capture | None) -> Node:
         """A new node, to which the edge leads."""
@@ -225,7 +229,7 @@ class Explorer:
         """A long loop over a range that asks something runs natively."""
         for i in t.iterators:
             if not i.rolled and i.count > UNROLLED_ASKING and self.policy.roll(i.point):
-                raise Restart
+                raise t.stop(Restart())
 
     def _widen(self, t: Trace, capture: Capture) -> None:
         """Numbers that differ between visits of a place on one path become traced."""
@@ -233,11 +237,11 @@ class Explorer:
         for c in before:
             paths = capture.similar(c)
             if paths and self.policy.promote(capture.point, frozenset(paths)):
-                raise Restart
+                raise t.stop(Restart())
         if len(before) >= GROWING:
             rolled = frozenset[Hashable](i.point for i in t.iterators if i.rolled and i.known)
             if rolled and self.policy.pin(rolled):
-                raise Restart
+                raise t.stop(Restart())
 
     def _within(self, t: Trace, capture: Capture) -> bool:
         """Whether a new question is explored without need."""

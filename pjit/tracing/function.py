@@ -27,14 +27,15 @@ from pjit.tracing.graph import Node, Open, Raised, Return
 from pjit.tracing.guards import Guards, describe
 from pjit.tracing.pytrees import flatten, unflatten
 from pjit.tracing.rebind import rebound
-from pjit.tracing.signature import Parameters, alive, describe_leaf, leaf_key, tensor_type
+from pjit.tracing.signature import Parameters, _ById, alive, describe_leaf, leaf_key, tensor_type
 from pjit.tracing.structure import structured
 from pjit.tracing.trace import Trace
 from pjit.tracing.tracer import Tracer
 
 MAX_PROGRAMS = 64
 MAX_VARIANTS = 8  # of one signature, for different values of what the function reads
-MAX_GROWTH = 400  # answers of one signature that are learned from calls
+MAX_ANSWERS = {bool: 2, int: 64, float: 8}  # of one question that are learned from calls
+MAX_GROWTH = 1000  # answers of one signature that are learned from calls
 
 
 class Family:
@@ -94,11 +95,12 @@ class Variant:
 
     def grow(self, leaf: Open, values: list[Any]) -> bool:
         """Explores the answer that a call met; False when the bound is reached."""
-        if self.growth >= MAX_GROWTH:
+        node = leaf.node
+        if self.growth >= MAX_GROWTH or len(node.edges) > MAX_ANSWERS[node.kind]:
             return False
         self.growth += 1
-        answer = leaf.answer if leaf.answer is not None else leaf.node.kind(np.asarray(values[0]))
-        self.explorer.explore(leaf.node.add(answer))
+        answer = leaf.answer if leaf.answer is not None else node.kind(np.asarray(values[0]))
+        self.explorer.explore(node.add(answer))
         return True
 
     def __call__(self, leaves: Sequence[Any], args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -134,8 +136,8 @@ class Variant:
             return
         self.told.add(node)
         warnings.warn(
-            f"{self.owner._name} runs in Python where {node.where} has more than {MAX_GROWTH} "
-            "answers: " + node.unique,
+            f"calls of {self.owner._name} that come to {node.where} run in Python: the question "
+            f"has too many answers ({node.unique})",
             TraceWarning,
             stacklevel=4,
         )
@@ -149,6 +151,15 @@ class Variant:
         return unflatten(
             spec, [Array(x) if isinstance(x, np.ndarray | np.generic) else x for x in made]
         )
+
+
+def _held(x: Any, key: tuple) -> Callable[[], Any]:
+    """Gives a leaf that is not traced again; an object is not kept alive for it."""
+    if len(key) == 2:
+        return lambda: None
+    if isinstance(key[2], _ById):
+        return key[2].ref
+    return lambda: x
 
 
 def result(leaf: Return, values: Sequence[Any]) -> Any:
@@ -278,7 +289,8 @@ class CompiledFunction:
             fixed = [(names[i], x) for i, x in enumerate(leaves) if i not in inputs]
             guards = Guards.of(self.function, fixed)
             types = [(names[i], tensor_type(keys[i], names[i])) for i in inputs]
-            call = partial(self._run, spec, list(leaves), inputs, guards)
+            kept = [_held(x, k) for x, k in zip(leaves, keys, strict=True)]
+            call = partial(self._run, spec, kept, inputs, guards)
             explorer = Explorer(self._name, types, call)
             explorer.explore()
             variant = Variant(self, explorer, guards, inputs)
@@ -291,14 +303,14 @@ class CompiledFunction:
     def _run(
         self,
         spec: optree.PyTreeSpec,
-        leaves: list[Any],
+        leaves: list[Callable[[], Any]],
         inputs: tuple[int, ...],
         guards: Guards,
         t: Trace,
         tracers: list[Tracer],
     ) -> Any:
         """Runs the function on tracers."""
-        passed = list(leaves)
+        passed = [read() for read in leaves]
         for i, x in zip(inputs, tracers, strict=True):
             passed[i] = x
         args, kwargs = unflatten(spec, passed)

@@ -12,6 +12,7 @@ import dis
 import sys
 import sysconfig
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -200,7 +201,7 @@ class _Finder:
         for attribute in sorted(self.names & known.keys()):
             if isinstance(x, type) and attribute.startswith("__"):
                 continue
-            read = partial(_member, x, attribute)
+            read = partial(_member, _reference(x), attribute)
             self.watch(f"{name}.{attribute}", x, attribute, read)
         if not isinstance(x, type | types.ModuleType):
             for cls in type(x).__mro__:
@@ -219,7 +220,16 @@ def _members(x: Any) -> dict[str, Any]:
     return found
 
 
-def _member(x: Any, name: str) -> Any:
+def _reference(x: Any) -> Callable[[], Any]:
+    """Refers to an object without keeping it alive, if that is possible."""
+    try:
+        return weakref.ref(x)
+    except TypeError:
+        return lambda: x
+
+
+def _member(owner: Callable[[], Any], name: str) -> Any:
+    x = owner()
     own = getattr(x, "__dict__", None)
     if own is not None and name in own:
         return own[name]
@@ -309,6 +319,7 @@ def _put_back(g: Guard) -> None:
         if isinstance(g.read, partial) and g.read.func is _cell:
             owner.cell_contents = g.value
         elif isinstance(g.read, partial) and g.read.func is _member:
+            owner = owner()
             if g.value is MISSING:
                 delattr(owner, g.read.args[1])
             else:

@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from pjit.tracing import modules
 from pjit.tracing.bytecode import calls_global
 from pjit.tracing.location import internal
 from pjit.tracing.scalar import Range, kind_of, to_number
@@ -90,7 +91,7 @@ class Rebinder:
     def seen(self, x: Any) -> Any:
         """An object as the function sees it: functions of the user's are copies."""
         if type(x) is not types.FunctionType or internal(x.__code__.co_filename):
-            return x
+            return modules.seen(self.trace, x)
         if isinstance(x.__globals__, Globals):
             return x
         return self.function(x)

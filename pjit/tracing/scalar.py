@@ -354,7 +354,7 @@ class RangeIterator:
             self.trace.leave(self)
             raise StopIteration
         if self.done == UNROLLED and self.trace.policy.roll(self.point):
-            raise Restart
+            raise self.trace.stop(Restart())
         self.done += 1
         return self.known[self.done - 1]
 

@@ -77,7 +77,7 @@ class Structured:
         leaf = self.leaves[0]
         if self.coded:
             leaf = self.numbers[int(np.asarray(results[0]))]
-        return leaf, [results[i] for i in self.slots[leaf]]
+        return leaf, [results[i] for i in self.slots.get(leaf, ())]
 
     def outputs(self) -> tuple[str, ...]:
         """Names for the results."""
@@ -214,12 +214,14 @@ class _Structurer:
         results: list[Value] = [] if flow.code is None else [flow.code]
         out = Structured(self.module, self.leaves)
         for leaf in self.leaves:
-            places = []
+            taken: set[int] = set()
             for v in flow.values[leaf]:
-                if v not in results:
+                at = next((i for i, r in enumerate(results) if r is v and i not in taken), None)
+                if at is None:
+                    at = len(results)
                     results.append(v)
-                places.append(results.index(v))
-            out.slots[leaf] = places
+                taken.add(at)
+                out.slots.setdefault(leaf, []).append(at)
         b(Ret, *results)
         out.numbers = {self.number(x): x for x in self.leaves}
         return out

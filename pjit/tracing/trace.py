@@ -41,6 +41,7 @@ class Trace:
 
     Attributes:
         closed: Whether the trace is over; its tracers are dead then.
+        stopped: What ended the run early.
         base: The frame that runs the function.
         visits: The states at the questions so far.
     """
@@ -49,6 +50,7 @@ class Trace:
         self.name, self.explorer = name, explorer
         self.graph, self.policy = explorer.graph, explorer.policy
         self.closed = False
+        self.stopped: BaseException | None = None
         self.module = self.graph.module
         self.base: FrameType | None = None
         self.visits: list[Capture] = []
@@ -78,6 +80,11 @@ class Trace:
     def follow(self) -> Edge:
         """The next edge of the path."""
         return next(self._path)
+
+    def stop(self, reason: BaseException) -> BaseException:
+        """Ends the run by an exception, which is returned."""
+        self.stopped = self.stopped or reason
+        return self.stopped
 
     def record(self, edge: Edge) -> None:
         """Goes on along an edge that is new."""
