@@ -13,7 +13,7 @@ from pjit.ir.types import dtype as element_type
 from pjit.tracing.elementwise import COMPARISONS, UFUNCS, cast
 from pjit.tracing.indexing import update
 from pjit.tracing.trace import Trace, refuse, refuse_function
-from pjit.tracing.tracer import UFUNC_METHODS, WEAK, Tracer, as_tracer, tracers, value_of
+from pjit.tracing.tracer import UFUNC_METHODS, WEAK, Tracer, as_tracer, tracers, value_of, weak
 
 REDUCTIONS: dict[Any, Any] = {
     np.add: np.sum,
@@ -34,7 +34,7 @@ def loop(
     Raises:
         TypeError: NumPy has no loop.
     """
-    types = [type(x) if type(x) in WEAK else x.dtype for x in inputs]
+    types = [x.dtype if (n := weak(x)) is None else type(n) for x in inputs]
     options: dict[str, Any] = {"casting": casting}
     if dtype is not None:
         options["signature"] = (*(None,) * ufunc.nin, *(np.dtype(dtype),) * ufunc.nout)

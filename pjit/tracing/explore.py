@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import optree
 
 from pjit.array import Array
 from pjit.errors import TraceError
@@ -24,6 +23,7 @@ from pjit.tracing.frames import Frames
 from pjit.tracing.graph import Answer, Edge, Graph, Node, Open, Raised, Return
 from pjit.tracing.indexing import reshaped
 from pjit.tracing.location import user_traceback, where
+from pjit.tracing.pytrees import flatten
 from pjit.tracing.policy import UNROLLED_ASKING, Policy, Restart
 from pjit.tracing.scalar import Scalar
 from pjit.tracing.signature import static_key
@@ -122,7 +122,7 @@ class Explorer:
             t.closed = True
 
     def _return(self, t: Trace, result: Any) -> None:
-        leaves, spec = optree.tree_flatten(result)
+        leaves, spec = flatten(result)
         asks = t.edge.source is not None
         computed = [
             i
@@ -130,7 +130,7 @@ class Explorer:
             if isinstance(x, Tracer) or (asks and isinstance(x, np.ndarray | np.generic | Array))
         ]
         values = [value_of(t, leaves[i]) for i in computed]
-        numbers = [x.weak if isinstance(x, Scalar) else None for x in leaves]
+        numbers = [x.weak if isinstance(x, Tracer) else None for x in leaves]
         kept = [Array(x) if isinstance(x, np.ndarray) else x for x in leaves]
         for i in computed:
             kept[i] = None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pjit.tracing.reductions import finish
-from pjit.tracing.tracer import WEAK, Tracer, as_tracer, implements, trace_of, tracers, xp
+from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of, tracers, weak, xp
 
 NOTHING = np._NoValue
 
@@ -31,7 +31,7 @@ def clip(
     x = as_tracer(t, a)
     if not bounds:
         return finish(xp.positive(x, **options) if x.dtype != bool else x.copy(), out)
-    kinds = (b if type(b) in WEAK else as_tracer(t, b).dtype for b in bounds)
+    kinds = (as_tracer(t, b).dtype if (n := weak(b)) is None else n for b in bounds)
     x = x.astype(np.result_type(x.dtype, *kinds))
     x = x if low is None else xp.maximum(x, low, **options)
     return finish(x if high is None else xp.minimum(x, high, **options), out)

@@ -113,6 +113,22 @@ def number(
     return Scalar(t, value, kind, origins | getattr(x, "origins", frozenset()))
 
 
+PYTHON = {"b": bool, "i": int, "u": int, "f": float}  # types by the kind of a dtype
+
+
+def element(x: Tracer, index: tuple) -> Scalar:
+    """``x.item(*index)``."""
+    if len(index) == 1 and isinstance(index[0], tuple):
+        (index,) = index
+    if len(index) == 1:
+        x = xp.ravel(x)[index[0]]
+    elif index:
+        x = x[index]
+    if x.size != 1:
+        raise ValueError("can only convert an array of size 1 to a Python scalar")
+    return number(x.context, x, PYTHON[x.dtype.kind])
+
+
 def kind_of(x: Any) -> type | None:
     """The type of a number of Python, traced or not; None of anything else."""
     if isinstance(x, Scalar):

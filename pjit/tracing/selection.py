@@ -15,13 +15,13 @@ from pjit.tracing.elementwise import as_bool
 from pjit.tracing.shaping import broadcast_arrays, moveaxis
 from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import (
-    WEAK,
     Tracer,
     as_tracer,
     constant_like,
     implements,
     trace_of,
     value_of,
+    weak,
     xp,
 )
 
@@ -40,7 +40,7 @@ def where(condition: Any, x: Any = NOTHING, y: Any = NOTHING, /) -> Tracer:
 
 
 def _typed(t: Trace, x: Any) -> Any:
-    return x if type(x) in WEAK else as_tracer(t, x).dtype
+    return as_tracer(t, x).dtype if (n := weak(x)) is None else n
 
 
 def refuse_shape(name: str) -> None:
@@ -232,8 +232,9 @@ def copyto(dst: Any, src: Any, casting: str = "same_kind", where: Any = True) ->
             "a NumPy array cannot hold traced values",
             remedy="np.full_like(x, value), np.broadcast_to or np.stack make a traced array",
         )
-    source = np.result_type(src if type(src) in WEAK else as_tracer(dst.context, src).dtype)
-    if type(src) not in WEAK and not np.can_cast(source, dst.dtype, casting):  # type: ignore[arg-type]
+    number = weak(src)
+    source = np.result_type(as_tracer(dst.context, src).dtype if number is None else number)
+    if number is None and not np.can_cast(source, dst.dtype, casting):  # type: ignore[arg-type]
         raise TypeError(f"Cannot cast array data from {source!r} to {dst.dtype!r}")
     if where is True:
         dst[...] = src

@@ -104,6 +104,14 @@ def tracers(x: Any) -> Iterator[Tracer]:
         yield from tracers(list(x.values()))
 
 
+def weak(x: Any) -> Any:
+    """A number of Python that has the type of ``x``, if ``x`` is one, traced or not; else None."""
+    if type(x) in WEAK:
+        return x
+    kind = getattr(type(x), "weak", None) and x.weak
+    return kind(1) if kind in WEAK else None
+
+
 def trace_of(*args: Any) -> Trace:
     """The trace of the first tracer among the arguments, which must be one."""
     return next(tracers(args)).context
@@ -225,6 +233,7 @@ class Tracer:
     )
     __hash__ = None  # type: ignore[assignment]
     __array_priority__ = 1000
+    weak: type | None = None  # the type of a number of Python
 
     def __init__(self, trace: Trace, value: Value, argument: str = "") -> None:
         self.context, self.raw, self.argument = trace, value, argument
@@ -357,8 +366,17 @@ class Tracer:
     __complex__ = _question("complex()")
     __array__ = _question("np.asarray()")
     __dlpack__ = _question("__dlpack__()")
-    item = _question(".item()")
-    tolist = _question(".tolist()")
+
+    def item(self, *index: Any) -> Any:
+        """An element as a number of Python, which is traced."""
+        from pjit.tracing.scalar import element
+
+        return element(self, index)
+
+    def tolist(self) -> Any:
+        """The elements as numbers of Python in nested lists."""
+        return [x.tolist() for x in self] if self.shape else self.item()
+
     tobytes = _question(".tobytes()")
     __reduce_ex__ = _question("pickling")
 
