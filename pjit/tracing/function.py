@@ -18,7 +18,6 @@ from pjit.array import Array
 from pjit.config import settings
 from pjit.errors import PjitError, TraceError, TraceWarning
 from pjit.ir.core import Loc, Module
-from pjit.ir.interp import interpret
 from pjit.ir.text import print_module
 from pjit.tracing import mathematics, products, selection  # noqa: F401  (they register themselves)
 from pjit.tracing.explore import Explorer
@@ -29,7 +28,7 @@ from pjit.tracing.pytrees import flatten, unflatten
 from pjit.tracing.rebind import rebound
 from pjit.tracing.signature import Parameters, _ById, alive, describe_leaf, leaf_key, tensor_type
 from pjit.tracing.structure import structured
-from pjit.tracing.trace import Trace
+from pjit.tracing.trace import Trace, running
 from pjit.tracing.tracer import Tracer
 
 MAX_PROGRAMS = 64
@@ -75,14 +74,11 @@ class Variant:
 
     def build(self, arrays: Sequence[Any]) -> None:
         """Compiles what is known, with the answers that a call on these arrays needs."""
-        while True:
-            made = structured(self.explorer.graph, self.explorer.arguments, self.owner.home)
-            if not any(isinstance(x, Open) for x in made.leaves):
-                break
-            given = [np.asarray(a) for a in arrays]
-            leaf, values = made.reached(interpret(made.module, *given))
+        while self.explorer.graph.open:
+            leaf, values = self.explorer.graph.follow(self.explorer.arguments, arrays)
             if not isinstance(leaf, Open) or not self.grow(leaf, values):
                 break
+        made = structured(self.explorer.graph, self.explorer.arguments, self.owner.home)
         self.made = made
         only = made.leaves[0] if len(made.leaves) == 1 else None
         self.one = only if isinstance(only, Return) else None
@@ -321,11 +317,17 @@ class CompiledFunction:
         args, kwargs = unflatten(spec, passed)
         function = rebound(t, self.function)
         t.base = sys._getframe()
+        outer, running.trace = getattr(running, "trace", None), t
         try:
             made = function(*args, **kwargs)
         finally:
-            t.rebinder.check()
-            guards.undo()
+            running.trace = outer
+            try:
+                t.rebinder.check()
+                guards.undo()
+            except TraceError as e:
+                t.stopped = e
+                raise
         after, same = flatten((args, kwargs))
         if same != spec or any(a is not b for a, b in zip(after, passed, strict=True)):
             raise TraceError(

@@ -130,7 +130,15 @@ class Rebinder:
         return cell if seen is x else types.CellType(seen)
 
     def check(self) -> None:
-        """Raises TraceError if a global variable was assigned."""
+        """Raises TraceError if a global variable, or an attribute of a function, was assigned."""
+        for f, copy in self._copies.values():
+            if copy.__dict__.keys() != f.__dict__.keys() or any(
+                x is not f.__dict__[name] for name, x in copy.__dict__.items()
+            ):
+                refuse(
+                    f"the function changes an attribute of {f.__name__}, which is not its own",
+                    remedy="return the new value instead",
+                )
         for g in self._globals.values():
             for name, x in dict.items(g):
                 if g.real.get(name, MISSING) is not x:

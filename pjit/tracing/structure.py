@@ -18,6 +18,7 @@ import optree
 from pjit.ir import ops
 from pjit.ir.builder import Builder
 from pjit.ir.core import Block, Function, Loc, Module, Op, Value
+from pjit.ir.ops.basic import Const
 from pjit.ir.ops.basic import Return as Ret
 from pjit.ir.types import TensorType, i64, tensor
 from pjit.tracing.graph import Edge, Graph, Leaf, Node, Open, Raised, Return
@@ -113,6 +114,8 @@ class _Structurer:
         self._shape()
         self.leaves: list[Leaf] = []
         self.numbers: dict[Target, int] = {}
+        self.codes: dict[int, np.ndarray] = {}
+        self.zeros: dict[str, np.ndarray] = {}
         self.loops: list[Node] = []  # open ones
 
     # The shape of the graph
@@ -228,6 +231,12 @@ class _Structurer:
 
     def number(self, target: Target) -> int:
         return self.numbers.setdefault(target, len(self.numbers))
+
+    def code(self, b: Builder, target: Target) -> Value:
+        """The number of a target as a value."""
+        number = self.number(target)
+        array = self.codes.setdefault(number, np.asarray(number))
+        return Const.of(b, array, "code")
 
     def value(self, v: Value, env: dict[Value, Value]) -> Value:
         return env[self.same.get(v, v)]
@@ -350,7 +359,7 @@ class _Structurer:
             if coded:
                 code = flow.code
                 if code is None:
-                    code = inner.constant(np.asarray(self.number(next(iter(flow.values)))), i64)
+                    code = self.code(inner, next(iter(flow.values)))
                 values.append(code)
             inner(ops.Yield, *values)
         b.loc = loc
@@ -392,7 +401,8 @@ class _Structurer:
 
     def dummy(self, b: Builder, type: TensorType) -> Value:
         """A value that nobody reads."""
-        zero = b.constant(np.zeros((), type.dtype.numpy))
+        zero = self.zeros.setdefault(type.dtype.name, np.zeros((), type.dtype.numpy))
+        zero = Const.of(b, zero)
         return zero if not type.shape else b(ops.Broadcast, zero, shape=type.shape)
 
     def settle(
@@ -419,7 +429,7 @@ class _Structurer:
             return self.node(b, node, values, env)
         assert flow.code is not None
         b.loc = Loc(node.where.split(", in ")[0])
-        here = b(ops.Eq, flow.code, b.constant(np.asarray(self.number(node)), i64))
+        here = b(ops.Eq, flow.code, self.code(b, node))
         rest = Flow(flow.values, flow.code if len(flow.values) > 1 else None)
         return self.fork(
             b, here, lambda c, e: self.node(c, node, values, e), lambda c, e: rest, env
@@ -497,14 +507,13 @@ class _Structurer:
         slots = [_Slot(t, [v]) for t, v in zip(types, flow.values[head], strict=True)]
         exits = sorted((t for t in flow.values if t is not head), key=self.number)
         places = {t: self.exit_slots(slots, flow.values[t], flow, body) for t in exits}
-        here = self.number(head)
         carried = [v if v is not None else None for v in (s.sides[0] for s in slots)]
         bb.loc = Loc(head.where.split(", in ")[0])
-        code = flow.code if flow.code is not None else bb.constant(np.asarray(here), i64)
+        code = flow.code if flow.code is not None else self.code(bb, head)
         bb(ops.Yield, *carried, code)
         b.loc = Loc(head.where.split(", in ")[0])
         extra = [s.type for s in slots[len(types) :]]
-        inits = [*values, *(self.dummy(b, t) for t in extra), b.constant(np.asarray(here), i64)]
+        inits = [*values, *(self.dummy(b, t) for t in extra), self.code(b, head)]
         all_types = [v.tensor for v in inits]
         last = body.args
         for t in extra:
@@ -512,7 +521,7 @@ class _Structurer:
         body.add_arg(tensor(i64))
         test = Block(all_types)
         tb = self.inner(test, head)
-        tb(ops.Yield, tb(ops.Eq, test.args[-1], tb.constant(np.asarray(here), i64)))
+        tb(ops.Yield, tb(ops.Eq, test.args[-1], self.code(tb, head)))
         op = b.build(ops.While, inits, {}, [test, body], all_types)
         out = {
             t: [op.results[p] if isinstance(p, int) else p for p in at] for t, at in places.items()

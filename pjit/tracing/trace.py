@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from threading import local
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import ref
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pjit.tracing.state import Capture
     from pjit.tracing.tracer import Tracer
 
+running = local()  # its trace is the one that is on in a thread
 SMALL = 64  # bytes: constants up to this size are shared by value
 
 
@@ -84,9 +86,14 @@ class Trace:
         return next(self._path)
 
     def stop(self, reason: BaseException) -> BaseException:
-        """Ends the run by an exception, which is returned."""
+        """Ends the run by an exception, which is returned; also if the function catches it."""
         self.stopped = self.stopped or reason
         return self.stopped
+
+    def go_on(self) -> None:
+        """Raises what ended the run, if the function caught it."""
+        if self.stopped is not None:
+            raise self.stopped
 
     def record(self, edge: Edge) -> None:
         """Goes on along an edge that is new."""
@@ -127,10 +134,12 @@ class Trace:
             x: An array of one element.
             tag: Tells questions of one instruction of the user apart.
         """
+        self.go_on()
         return self.explorer.ask(self, x, tag)
 
     def demand(self, x: Tracer, kind: type) -> Answer:
         """The value of an array of one element, as an int or a float."""
+        self.go_on()
         return self.explorer.demand(self, x, kind)
 
     # Operations
@@ -141,6 +150,7 @@ class Trace:
         Raises:
             TraceError: A constraint of the operator does not hold.
         """
+        self.go_on()
         if self._known is not None:
             return self._repeated(cls)
         self.builder.loc = location()
@@ -148,7 +158,7 @@ class Trace:
             return self.builder(cls, *operands, **attrs)
         except ConstraintError as e:
             types = ", ".join(str(v.type) for v in operands)
-            raise TraceError(
+            raise refused(
                 f"`{expression()}` is not possible: {e.what}" if expression() else e.what,
                 where=where(),
                 expected=e.expected,
@@ -173,14 +183,15 @@ class Trace:
         try:
             element = dtype(array.dtype)
         except TypeError as e:
-            raise TraceError(
+            raise refused(
                 f"a value of dtype {array.dtype} cannot be traced", where=where(), got=str(e)
             ) from None
         if array.nbytes <= SMALL:
             key = (element.name, array.shape, array.tobytes())
             if key not in self._small:
                 name = variable(array, user_frame()) if array.ndim else "c"
-                self._small[key] = self._const(np.array(array), name)
+                kept = self.graph.small.setdefault(key, np.array(array))
+                self._small[key] = self._const(kept, name)
             return self._small[key]
         if id(array) not in self._captured:
             kept = self.graph.keep(array)
@@ -210,7 +221,14 @@ def changed() -> TraceError:
 
 def refuse(what: str, *, got: object = None, remedy: str | None = None) -> NoReturn:
     """Raises a TraceError at the user's line."""
-    raise TraceError(what, where=where(), got=got, remedy=remedy)
+    raise refused(what, where=where(), got=got, remedy=remedy)
+
+
+def refused(what: str, **details: Any) -> BaseException:
+    """The error for what is not traced, which ends the run that is on, if one is."""
+    error = TraceError(what, **details)
+    trace = getattr(running, "trace", None)
+    return error if trace is None else trace.stop(error)
 
 
 def refuse_function(name: str, remedy: str | None = None) -> NoReturn:
