@@ -58,9 +58,6 @@ class Scalar(Tracer):
         """What two of them have in common that a trace treats alike."""
         return (super().signature(), self.weak, self.origins, self.low, self.high)
 
-    def __repr__(self) -> str:
-        return f"<traced {self.weak.__name__}>"
-
     def __round__(self, digits: int | None = None) -> Any:
         if self.weak is not float:
             return self
