@@ -19,7 +19,7 @@ from pjit.errors import PjitError, TraceError
 from pjit.ir.core import Loc, Module
 from pjit.ir.ops.basic import Return
 from pjit.ir.text import print_module
-from pjit.tracing import mathematics, products, selection  # noqa: F401  (they register themselves)
+from pjit.tracing import handlers  # noqa: F401  (they register themselves)
 from pjit.tracing.location import user_traceback
 from pjit.tracing.signature import (
     Parameters,

@@ -288,8 +288,16 @@ class Tracer:
         return handler(function, args, kwargs)
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
-        """NumPy, whose functions accept tracers."""
-        return np
+        """The array API standard, whose functions accept tracers."""
+        from pjit.array_api import namespace
+
+        return namespace(api_version)
+
+    def to_device(self, device: str, /, *, stream: Any = None) -> Tracer:
+        """The array itself; there is only the device ``cpu``."""
+        if device != "cpu":
+            raise ValueError(f"arrays are on the device 'cpu', not {device!r}")
+        return self
 
     __bool__ = _question("bool()")
     __int__ = _question("int()")
