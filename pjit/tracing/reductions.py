@@ -363,6 +363,10 @@ def diff(
     """np.diff."""
     t = trace_of(a, prepend, append)
     x = as_tracer(t, a)
+    if n == 0:
+        return x
+    if n < 0:
+        raise ValueError(f"order must be non-negative but got {n!r}")
     at = normalize_axis_index(axis, x.ndim)
     parts = [x]
     for extra, place in ((prepend, 0), (append, len(parts))):

@@ -11,6 +11,7 @@ from pjit.ir import ops
 from pjit.ir.core import Value
 from pjit.ir.types import i32, i64
 from pjit.tracing.elementwise import as_bool
+from pjit.tracing.refusals import DATA
 from pjit.tracing.shaping import broadcast_arrays, moveaxis
 from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import (
@@ -31,7 +32,7 @@ NOTHING = np._NoValue
 def where(condition: Any, x: Any = NOTHING, y: Any = NOTHING, /) -> Tracer:
     """np.where with three arguments."""
     if x is NOTHING or y is NOTHING:
-        refuse_shape("np.where(condition)")
+        refuse(f"np.where(condition) is not traced: {DATA.why}", remedy=DATA.remedy)
     t = trace_of(condition, x, y)
     element = np.result_type(*(_typed(t, v) for v in (x, y)))
     flags = as_bool(t, value_of(t, condition))
@@ -40,23 +41,6 @@ def where(condition: Any, x: Any = NOTHING, y: Any = NOTHING, /) -> Tracer:
 
 def _typed(t: Trace, x: Any) -> Any:
     return x if type(x) in WEAK else as_tracer(t, x).dtype
-
-
-def refuse_shape(name: str) -> None:
-    """Refuses a function whose result has a shape that depends on data."""
-    refuse(
-        f"{name} is not traced: the shape of its result depends on data",
-        remedy="keep the shape with np.where(condition, a, b); sum over a selection with "
-        "np.sum(x, where=mask)",
-    )
-
-
-def _depends_on_data(name: str) -> Any:
-    return lambda *args, **kwargs: refuse_shape(name)
-
-
-for _function in (np.nonzero, np.flatnonzero, np.argwhere, np.unique, np.compress, np.extract):
-    implements(_function)(_depends_on_data(f"np.{_function.__name__}"))
 
 
 @implements(np.select)

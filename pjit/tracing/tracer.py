@@ -350,7 +350,7 @@ class Tracer:
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and hasattr(np.ndarray, name):
-            refuse_function(f"the attribute {name} of an array")
+            refuse_function(f"ndarray.{name}")
         raise AttributeError(f"a traced array has no attribute {name!r}")
 
     # Operators

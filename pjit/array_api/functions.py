@@ -1,18 +1,8 @@
-"""The array API standard, version 2024.12: the namespace of ``pjit.Array`` and of traced arrays.
-
-Every function takes arrays of both kinds. On ``pjit.Array`` it waits for the values, computes with
-NumPy and gives a ``pjit.Array``; on an array that is being traced it is recorded, as NumPy's own
-function would be. Names, signatures and meaning are those of https://data-apis.org/array-api; the
-extensions ``linalg`` and ``fft`` are not part of it. ``docs/numpy.md`` says what cannot be traced.
-
-Arrays are immutable: ``x[i] = y`` is an error, and ``x += y`` makes a new array.
-"""
+"""The functions of the array API standard, in terms of NumPy's, which also accept tracers."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -20,8 +10,7 @@ import numpy as np
 
 from pjit.array import Array
 
-__array_api_version__ = "2024.12"
-VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12")
+STANDARD: dict[str, Callable] = {}
 
 # Arguments and results
 
@@ -59,32 +48,9 @@ def standard(function: Callable, name: str = "") -> Callable:
 
     call.__name__ = call.__qualname__ = name or function.__name__.strip("_")
     call.__doc__ = function.__doc__ or f"``{call.__name__}`` of the array API standard."
-    globals()[call.__name__] = call
-    __all__.append(call.__name__)
+    STANDARD[call.__name__] = call
     return call
 
-
-def dtype_of(x: Any) -> Any:
-    """The dtype of an array; a dtype or a Python number stays itself."""
-    return x.dtype if hasattr(x, "__array_namespace__") else x
-
-
-# Constants and dtypes
-
-e, inf, nan, pi, newaxis = np.e, np.inf, np.nan, np.pi, None
-KINDS = {
-    "bool": ("bool",),
-    "signed integer": ("int8", "int16", "int32", "int64"),
-    "unsigned integer": ("uint8", "uint16", "uint32", "uint64"),
-    "real floating": ("float32", "float64"),
-    "complex floating": ("complex64", "complex128"),
-}
-KINDS["integral"] = KINDS["signed integer"] + KINDS["unsigned integer"]
-KINDS["numeric"] = KINDS["integral"] + KINDS["real floating"] + KINDS["complex floating"]
-DTYPES = {name: np.dtype(name) for name in (*KINDS["bool"], *KINDS["numeric"])}
-globals().update(DTYPES)
-__all__ = ["__array_api_version__", "__array_namespace_info__", *DTYPES]
-__all__ += ["e", "inf", "nan", "newaxis", "pi"]
 
 # Elementwise functions
 
@@ -120,6 +86,12 @@ def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
             limit = bound.astype(element) if hasattr(bound, "astype") else bound
             x = np.where(beyond(x, bound) | (bound != bound), limit, x)
     return x if x.dtype == element else x.astype(element)
+
+
+def check_device(device: Any) -> None:
+    """Raises ValueError unless the device is ``cpu`` or None."""
+    if device not in (None, "cpu"):
+        raise ValueError(f"arrays are on the device 'cpu', not {device!r}")
 
 
 # The functions that NumPy has with the same meaning
@@ -159,7 +131,7 @@ FUNCTIONS: dict[str, Callable] = {
     "broadcast_arrays": lambda *arrays: list(np.broadcast_arrays(*arrays)),
     "broadcast_to": lambda x, /, shape: np.broadcast_to(x, shape),
     "concat": lambda arrays, /, *, axis=0: np.concatenate(arrays, axis),
-    "expand_dims": lambda x, /, *, axis=0: np.expand_dims(x, axis),
+    "expand_dims": lambda x, /, axis=0: np.expand_dims(x, axis),
     "flip": lambda x, /, *, axis=None: np.flip(x, axis),
     "moveaxis": lambda x, source, destination, /: np.moveaxis(x, source, destination),
     "permute_dims": lambda x, /, axes: np.transpose(x, axes),
@@ -185,7 +157,7 @@ FUNCTIONS: dict[str, Callable] = {
     "unique_all": lambda x, /: np.unique_all(x),
     "unique_counts": lambda x, /: np.unique_counts(x),
     "unique_inverse": lambda x, /: np.unique_inverse(x),
-    "unique_values": lambda x, /: np.unique_values(x),
+    "unique_values": lambda x, /: np.unique(x, equal_nan=False),
     "where": lambda condition, x1, x2, /: np.where(condition, x1, x2),
     # statistics and utilities
     "all": lambda x, /, *, axis=None, keepdims=False: np.all(x, axis, keepdims=keepdims),
@@ -262,7 +234,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> A
     """The array in another dtype; complex numbers only become complex ones."""
     if x.dtype.kind == "c" and np.dtype(dtype).kind != "c":
         raise TypeError(f"an array of {x.dtype} cannot become one of {np.dtype(dtype)}")
-    _check_device(device)
+    check_device(device)
     return x.astype(dtype, copy=copy)
 
 
@@ -298,102 +270,5 @@ def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool
 @standard
 def diff(x: Any, /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: Any = None) -> Any:
     """The n-th differences along an axis."""
-    parts = [part for part in (prepend, x, append) if part is not None]
-    return np.diff(np.concatenate(parts, axis) if len(parts) > 1 else x, n, axis)
-
-
-# Dtypes and the namespace
-
-
-@dataclass(frozen=True)
-class _Finfo:
-    """The limits of a floating-point dtype; Python numbers, as the standard wants."""
-
-    bits: int
-    eps: float
-    max: float
-    min: float
-    smallest_normal: float
-    dtype: np.dtype
-
-
-@standard
-def finfo(type: Any, /) -> _Finfo:
-    """The limits of a floating-point dtype, or of that of an array."""
-    x = np.finfo(dtype_of(type))
-    limits = map(float, (x.eps, x.max, x.min, x.smallest_normal))
-    return _Finfo(int(x.bits), *limits, np.dtype(x.dtype))
-
-
-@standard
-def iinfo(type: Any, /) -> Any:
-    """The limits of an integer dtype, or of that of an array."""
-    return np.iinfo(dtype_of(type))
-
-
-@standard
-def isdtype(dtype: Any, kind: Any) -> bool:
-    """Whether a dtype is of a kind: a dtype, a name such as ``integral``, or a tuple of them."""
-    return np.isdtype(dtype, kind)
-
-
-@standard
-def can_cast(from_: Any, to: Any, /) -> bool:
-    """Whether the promotion rules lead from a dtype, or that of an array, to another one."""
-    return np.can_cast(dtype_of(from_), to)
-
-
-@standard
-def result_type(*arrays_and_dtypes: Any) -> np.dtype:
-    """The dtype that arrays, dtypes and Python numbers promote to."""
-    return np.result_type(*map(dtype_of, arrays_and_dtypes))
-
-
-class __array_namespace_info__:
-    """What the namespace has; all arrays are on the device ``cpu``."""
-
-    def capabilities(self) -> dict[str, Any]:
-        """What arrays can do outside of compiled functions."""
-        return {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": 64}
-
-    def default_device(self) -> str:
-        """The device of new arrays."""
-        return "cpu"
-
-    def devices(self) -> list[str]:
-        """All devices."""
-        return ["cpu"]
-
-    def default_dtypes(self, *, device: Any = None) -> dict[str, np.dtype]:
-        """The dtypes of arrays of Python numbers, and of indices."""
-        _check_device(device)
-        return {
-            "real floating": DTYPES["float64"],
-            "complex floating": DTYPES["complex128"],
-            "integral": DTYPES["int64"],
-            "indexing": DTYPES["int64"],
-        }
-
-    def dtypes(
-        self, *, device: Any = None, kind: str | Sequence[str] | None = None
-    ) -> dict[str, np.dtype]:
-        """The dtypes of the namespace, of a kind or of several."""
-        _check_device(device)
-        kinds = ("bool", "numeric") if kind is None else (kind,) if isinstance(kind, str) else kind
-        return {name: DTYPES[name] for k in kinds for name in KINDS[k]}
-
-
-def _check_device(device: Any) -> None:
-    if device not in (None, "cpu"):
-        raise ValueError(f"arrays are on the device 'cpu', not {device!r}")
-
-
-def __getattr__(name: str) -> Any:
-    raise AttributeError(f"the array API namespace of pjit has no {name!r}")
-
-
-def namespace(api_version: str | None) -> Any:
-    """This module, for ``x.__array_namespace__``; raises ValueError for an unknown version."""
-    if api_version not in (None, *VERSIONS):
-        raise ValueError(f"version {api_version!r} of the array API is not one of {VERSIONS}")
-    return sys.modules[__name__]
+    ends = {"prepend": prepend, "append": append}
+    return np.diff(x, n, axis, **{k: v for k, v in ends.items() if v is not None})
