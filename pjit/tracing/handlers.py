@@ -1,10 +1,13 @@
 """Imports the modules whose functions register themselves for NumPy's."""
 
 from pjit.tracing import (
+    arrangement,
     calls,
+    curves,
     elementwise,
     indexing,
     mathematics,
+    places,
     products,
     reductions,
     scans,
@@ -15,10 +18,13 @@ from pjit.tracing import (
 )
 
 __all__ = [
+    "arrangement",
     "calls",
+    "curves",
     "elementwise",
     "indexing",
     "mathematics",
+    "places",
     "products",
     "reductions",
     "scans",

@@ -103,8 +103,7 @@ def digitize(x: Any, bins: Any, right: bool = False) -> Tracer:
         np.digitize(known[:1], known)  # checks them
         if not known.size or known[0] <= known[-1]:
             return searchsorted(edges, x, side)
-    mirrored = "right" if right else "left"
-    falling = edges.shape[0] - searchsorted(edges[::-1], x, mirrored)
+    falling = edges.shape[0] - searchsorted(edges[::-1], x, side)
     if not isinstance(bins, Tracer) or not edges.shape[0]:
         return falling
     return xp.where(edges[0] <= edges[-1], searchsorted(edges, x, side), falling)

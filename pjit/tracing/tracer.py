@@ -468,6 +468,9 @@ class Tracer:
     all, any = _method(np.all, "all"), _method(np.any, "any")
     argmax, argmin = _method(np.argmax, "argmax"), _method(np.argmin, "argmin")
     argsort, clip = _method(np.argsort, "argsort"), _method(np.clip, "clip")
+    argpartition = _method(np.argpartition, "argpartition")
+    choose, put = _method(np.choose, "choose"), _method(np.put, "put")
+    searchsorted = _method(np.searchsorted, "searchsorted")
     conj = conjugate = _method(np.conjugate, "conjugate")
     cumprod, cumsum = _method(np.cumprod, "cumprod"), _method(np.cumsum, "cumsum")
     diagonal, dot = _method(np.diagonal, "diagonal"), _method(np.dot, "dot")
@@ -521,6 +524,10 @@ class Tracer:
     def sort(self, axis: int = -1, kind: Any = None, order: Any = None) -> None:
         """Sorts in place."""
         self.assign(xp.sort(self, axis, kind=kind).value)
+
+    def partition(self, kth: Any, axis: int = -1, kind: str = "introselect") -> None:
+        """Sorts in place, which is a partition."""
+        self.assign(xp.partition(self, kth, axis).value)
 
     def fill(self, value: Any) -> None:
         """Sets every element."""
