@@ -329,9 +329,14 @@ def _cumulative(name: str, combine: str, doc: str) -> Any:
         sample((3, 0), dtypes=(f32,), axis=1, exclusive=True),
         sample((1, 4), dtypes=(f32,), axis=0, exclusive=True),
     )
-    body = {"__doc__": doc, "__module__": __name__, "__slots__": (), "combine": combine}
+    body: dict[str, Any] = {
+        "__doc__": doc,
+        "__module__": __name__,
+        "__slots__": (),
+        "combine": combine,
+    }
     body |= {"ref": staticmethod(in_f32(ref)), "samples": samples}
-    return type(Cumulative)(name.capitalize(), (Cumulative,), body, name=name)
+    return type(name.capitalize(), (Cumulative,), body, name=name)
 
 
 Cumsum = _cumulative("cumsum", "add", "The running sum along an axis.")

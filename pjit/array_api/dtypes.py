@@ -42,8 +42,8 @@ class _Finfo:
 def finfo(type: Any, /) -> _Finfo:
     """The limits of a floating-point dtype, or of that of an array."""
     x = np.finfo(_dtype_of(type))
-    limits = map(float, (x.eps, x.max, x.min, x.smallest_normal))
-    return _Finfo(int(x.bits), *limits, np.dtype(x.dtype))
+    eps, high, low, normal = map(float, (x.eps, x.max, x.min, x.smallest_normal))
+    return _Finfo(int(x.bits), eps, high, low, normal, np.dtype(x.dtype))
 
 
 def iinfo(type: Any, /) -> Any:

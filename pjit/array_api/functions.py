@@ -11,6 +11,7 @@ import numpy as np
 from pjit.array import Array
 
 STANDARD: dict[str, Callable] = {}
+xp: Any = np  # NumPy, with arguments that its stubs do not know
 
 # Arguments and results
 
@@ -187,7 +188,7 @@ FUNCTIONS: dict[str, Callable] = {
     "matmul": lambda x1, x2, /: np.matmul(x1, x2),
     "matrix_transpose": lambda x, /: np.matrix_transpose(x),
     "tensordot": lambda x1, x2, /, *, axes=2: np.tensordot(x1, x2, axes),
-    "vecdot": lambda x1, x2, /, *, axis=-1: np.linalg.vecdot(x1, x2, axis=axis),
+    "vecdot": lambda x1, x2, /, *, axis=-1: xp.linalg.vecdot(x1, x2, axis=axis),
 }
 for _name, _function in FUNCTIONS.items():
     standard(_function, _name)
@@ -202,7 +203,7 @@ def arange(
 ) -> Any:
     """Evenly spaced numbers in ``start <= x < stop``; one argument is the stop."""
     first, last = (0, start) if stop is None else (start, stop)
-    return np.arange(first, last, step, dtype, device=device)
+    return xp.arange(first, last, step, dtype, device=device)
 
 
 @standard
@@ -246,7 +247,9 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> A
         BufferError: A copy is not allowed.
     """
     if is_traced(x):
-        x.__dlpack__()
+        from pjit.tracing.trace import refuse_function
+
+        refuse_function("array_api.from_dlpack")
     if copy is False and not isinstance(x, Array):
         raise BufferError("a pjit.Array is immutable: it needs a copy of the values")
     return np.from_dlpack(x, device=device)

@@ -209,7 +209,7 @@ def einsum_path(*operands: Any, optimize: Any = "greedy", einsum_call: bool = Fa
     known = [
         xp.broadcast_to(x.dtype.type(0), x.shape) if isinstance(x, Tracer) else x for x in operands
     ]
-    return np.einsum_path(*known, optimize=optimize, einsum_call=einsum_call)
+    return xp.einsum_path(*known, optimize=optimize, einsum_call=einsum_call)
 
 
 def _parse(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:

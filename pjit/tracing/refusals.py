@@ -44,7 +44,8 @@ TRANSFORMS = Reason("pjit has no complex numbers", "multiply with matrices of co
 _NAMES = {
     DATA: """np.nonzero np.flatnonzero np.argwhere np.unique np.unique_all np.unique_counts
         np.unique_inverse np.unique_values np.compress np.extract np.trim_zeros np.union1d
-        np.intersect1d np.setdiff1d np.setxor1d np.bincount np.polymul np.polydiv np.roots""",
+        np.intersect1d np.setdiff1d np.setxor1d np.bincount np.polymul np.polydiv np.roots
+        ndarray.compress""",
     FAILS: "np.nanargmax np.nanargmin",
     VALUE: "np.min_scalar_type",
     MATRICES: """np.linalg.cholesky np.linalg.cond np.linalg.det np.linalg.eigh np.linalg.eigvalsh
@@ -61,8 +62,17 @@ _NAMES = {
     LOOPS: "np.gcd np.lcm",
     DATES: "np.busday_count np.busday_offset np.is_busday np.datetime_as_string np.isnat",
     FILES: "np.save np.savetxt np.savez np.savez_compressed ndarray.tofile ndarray.dump",
-    MEMORY: """np.may_share_memory np.shares_memory ndarray.ctypes ndarray.data ndarray.flags
+    MEMORY: """array_api.from_dlpack np.may_share_memory np.shares_memory ndarray.ctypes
+        ndarray.data ndarray.flags
         ndarray.flat ndarray.resize ndarray.setflags ndarray.strides ndarray.dumps""",
     SLICES: "np.apply_along_axis",
+}
+# Functions of ``pjit.array_api`` that cannot be compiled.
+ARRAY_API = {
+    **dict.fromkeys(
+        ("nonzero", "unique_all", "unique_counts", "unique_inverse", "unique_values"), DATA
+    ),
+    **dict.fromkeys(("real", "imag"), COMPLEX),
+    "from_dlpack": MEMORY,
 }
 REFUSED = {name: reason for reason, names in _NAMES.items() for name in names.split()}

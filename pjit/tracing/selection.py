@@ -220,7 +220,7 @@ def _like(a: Any, number: Any, dtype: Any, shape: Any) -> Tracer:
     np.zeros_like, np.empty_like, order=("K", "C", "A"), subok=(True, False), device=("cpu", None)
 )
 def zeros_like(a: Any, dtype: Any = None, shape: Any = None) -> Tracer:
-    """np.zeros_like, np.empty_like."""
+    """np.zeros_like."""
     return _like(a, 0, dtype, shape)
 
 

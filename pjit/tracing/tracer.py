@@ -10,6 +10,7 @@ which would have to change the caller's array.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from typing import Any, NoReturn
 from weakref import ref
 
@@ -24,6 +25,7 @@ from pjit.tracing.location import where
 from pjit.tracing.trace import Trace, describe, refuse, refuse_function, refuse_question
 
 FUNCTIONS: dict[Callable, Callable] = {}
+ONLY: dict[Callable, dict[str, tuple]] = {}  # options of functions that have these values only
 UFUNC_METHODS: dict[str, Callable] = {}
 CREATION: set[Callable] = {np.array, np.asarray, np.zeros, np.ones, np.empty, np.full, np.arange}
 CREATION |= {np.eye, np.identity, np.tri}
@@ -40,6 +42,7 @@ def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Call
     """
 
     def register(handler: Callable) -> Callable:
+        @wraps(handler)
         def call(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
             for name in only.keys() & kwargs.keys():
                 value = kwargs.pop(name)
@@ -48,7 +51,7 @@ def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Call
             return handler(*args, **kwargs)
 
         for function in functions:
-            FUNCTIONS[function] = call
+            FUNCTIONS[function], ONLY[function] = call, only
         return handler
 
     return register
