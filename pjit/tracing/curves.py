@@ -100,6 +100,8 @@ def gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> An
     """np.gradient."""
     t = trace_of(f, varargs)
     x = as_tracer(t, f)
+    if x.dtype == bool:
+        raise TypeError("numpy boolean subtract, the `-` operator, is not supported")
     x = x if x.dtype.kind == "f" else x.astype(np.float64)
     axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
     spacings = tuple(np.asarray(s) if isinstance(s, list | tuple) else s for s in varargs) or (1.0,)

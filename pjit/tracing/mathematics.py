@@ -26,9 +26,13 @@ def clip(
     """np.clip."""
     low = a_min if min is NOTHING else min
     high = a_max if max is NOTHING else max
-    bounds = [b for b in (low, high) if b is not None]
-    t = trace_of(a, bounds, out)
+    t = trace_of(a, low, high, out)
     x = as_tracer(t, a)
+    if x.dtype.kind in "iu":  # Python integers beyond the dtype are no bounds
+        limits = np.iinfo(x.dtype)
+        low = None if type(low) is int and low <= limits.min else low
+        high = None if type(high) is int and high >= limits.max else high
+    bounds = [b for b in (low, high) if b is not None]
     if not bounds:
         return finish(xp.positive(x, **options) if x.dtype != bool else x.copy(), out)
     kinds = (b if type(b) in WEAK else as_tracer(t, b).dtype for b in bounds)
@@ -42,6 +46,8 @@ def round_(a: Any, decimals: int = 0, out: Any = None) -> Tracer:
     """np.round."""
     x = as_tracer(trace_of(a, out), a)
     if x.dtype == bool:
+        if decimals:
+            raise TypeError("bool is rounded to whole numbers only")
         result = x.astype(np.float16)
         return finish(xp.rint(result), out)
     if x.dtype.kind in "iu":
@@ -137,8 +143,7 @@ def sinc(x: Any) -> Tracer:
 @implements(np.angle)
 def angle(z: Any, deg: bool = False) -> Tracer:
     """np.angle: of real numbers, 0 or pi."""
-    x = z if z.dtype.kind == "f" else z.astype(np.float64)
-    result = xp.arctan2(xp.zeros_like(x), x)
+    result = xp.arctan2(0, z)
     return result * (180 / np.pi) if deg else result
 
 

@@ -10,7 +10,8 @@ from numpy.lib.array_utils import normalize_axis_index
 
 from pjit.ir import ops
 from pjit.tracing.refusals import DATA
-from pjit.tracing.trace import refuse
+from pjit.tracing.selection import along_axis, index_values
+from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import WEAK, Tracer, as_tracer, implements, trace_of, xp
 
 
@@ -40,7 +41,8 @@ def put(a: Any, ind: Any, v: Any, mode: str = "raise") -> None:
     """np.put."""
     x = _written(a)
     flat = xp.ravel(x).copy()
-    at = xp.ravel(as_tracer(x.context, _mapped(ind, flat.shape[0], mode)).astype(np.int64))
+    index = Tracer(x.context, index_values(x.context, ind, "safe"))
+    at = xp.ravel(_mapped(index, flat.shape[0], mode))
     flat[at] = _cycled(as_tracer(x.context, v, x.dtype), at.shape[0])
     x[...] = flat.reshape(x.shape)
 
@@ -70,8 +72,7 @@ def put_along_axis(arr: Any, indices: Any, values: Any, axis: Any) -> None:
     t = x.context
     target = xp.ravel(x).copy() if axis is None else x
     at = 0 if axis is None else normalize_axis_index(axis, x.ndim)
-    i = as_tracer(t, indices)
-    i = i if i.dtype in (np.int32, np.int64) else i.astype(np.int64)
+    i = along_axis(t, indices)
     if i.ndim != target.ndim:
         raise ValueError("`indices` and `arr` must have the same number of dimensions")
     beside = [1 if d == at else n for d, n in enumerate(target.shape)]
@@ -98,12 +99,10 @@ def choose(a: Any, choices: Any, out: Any = None, mode: str = "raise") -> Tracer
     t = trace_of(a, choices, out)
     wanted = np.result_type(*(c if type(c) in WEAK else as_tracer(t, c).dtype for c in choices))
     options = [as_tracer(t, c, wanted) for c in choices]
-    number = as_tracer(t, _mapped(a, len(options), mode))
-    if number.dtype.kind not in "biu":
-        raise TypeError(f"Cannot cast array data from {number.dtype!r} to dtype('int64')")
+    number = _mapped(Tracer(t, index_values(t, a, "safe")), len(options), mode)
     shape = np.broadcast_shapes(number.shape, *(c.shape for c in options))
     stacked = xp.stack([xp.broadcast_to(c, shape) for c in options])
-    at = xp.broadcast_to(number.astype(np.int64), shape)[None]
+    at = xp.broadcast_to(number, shape)[None]
     result = xp.take_along_axis(stacked, at, 0)[0].copy()
     if out is None:
         return result
@@ -149,10 +148,16 @@ def apply_over_axes(func: Callable, a: Any, axes: Any) -> Tracer:
 # Indices
 
 
+def _integers(t: Trace, x: Any) -> Tracer:
+    if as_tracer(t, x).dtype.kind == "f":
+        raise TypeError("only int indices permitted")
+    return as_tracer(t, x, np.int64)
+
+
 @implements(np.unravel_index, order=("C",))
 def unravel_index(indices: Any, shape: Any) -> tuple:
     """np.unravel_index; that indices are in range is not checked."""
-    rest = as_tracer(trace_of(indices), indices).astype(np.int64)
+    rest = _integers(trace_of(indices), indices)
     made = []
     for n in reversed(shape if isinstance(shape, list | tuple) else (shape,)):
         made.append(rest % n)
@@ -168,7 +173,7 @@ def ravel_multi_index(multi_index: Any, dims: Any, mode: Any = "raise") -> Trace
     modes = mode if isinstance(mode, tuple) else (mode,) * len(sizes)
     result: Any = 0
     for i, n, m in zip(multi_index, sizes, modes, strict=True):
-        result = result * n + _mapped(as_tracer(t, i).astype(np.int64), n, m)
+        result = result * n + _mapped(_integers(t, i), n, m)
     return result
 
 

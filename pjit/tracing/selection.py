@@ -72,7 +72,7 @@ def take(a: Any, indices: Any, axis: Any = None, out: Any = None, mode: str = "r
         known = np.asarray(indices)
         if known.min() < -x.shape[at] or known.max() >= x.shape[at]:
             raise IndexError(f"index out of bounds for axis {at} with size {x.shape[at]}")
-    i = _indices(t, indices)
+    i = index_values(t, indices)
     result = Tracer(t, t(ops.Gather, x.value, i, axis=at))
     if out is not None:
         out[...] = result
@@ -80,20 +80,39 @@ def take(a: Any, indices: Any, axis: Any = None, out: Any = None, mode: str = "r
     return result
 
 
-def _indices(t: Trace, indices: Any) -> Value:
+def index_values(t: Trace, indices: Any, casting: Any = "same_kind") -> Value:
+    """Indices as a value of i32 or i64.
+
+    Raises:
+        TypeError: The rule does not cast them to int64.
+    """
     if isinstance(indices, list) and not indices:
         indices = xp.zeros(0, np.int64)
     i = value_of(t, indices)
-    if not i.dtype.is_int:
-        raise TypeError(f"Cannot cast array data from {i.dtype.numpy!r} to dtype('int64')")
+    if not np.can_cast(i.dtype.numpy, np.int64, casting):
+        raise TypeError(
+            f"Cannot cast array data from {i.dtype.numpy!r} to dtype('int64') according to the "
+            f"rule {casting!r}"
+        )
     return i if i.dtype in (i32, i64) else t(ops.Cast, i, dtype=i64)
+
+
+def along_axis(t: Trace, indices: Any) -> Tracer:
+    """The indices of take_along_axis and put_along_axis, as i32 or i64.
+
+    Raises:
+        IndexError: They are no integers.
+    """
+    if as_tracer(t, indices).dtype.kind not in "iu":
+        raise IndexError("`indices` must be an integer array")
+    return Tracer(t, index_values(t, indices))
 
 
 @implements(np.take_along_axis)
 def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
     """np.take_along_axis."""
     t = trace_of(arr, indices)
-    x, i = as_tracer(t, arr), Tracer(t, _indices(t, indices))
+    x, i = as_tracer(t, arr), along_axis(t, indices)
     if axis is None:
         x, axis = xp.ravel(x), 0
     at = normalize_axis_index(axis, x.ndim)

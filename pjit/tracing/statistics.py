@@ -185,10 +185,14 @@ def histogram(
     values = x.astype(edges.dtype) if xp.ndim(bins) == 0 else x
     at = xp.clip(xp.searchsorted(edges, values, "right") - 1, 0, n - 1)
     at = xp.where((values >= edges[0]) & (values <= edges[-1]), at, n)
-    amounts = np.ones((), np.int64) if weights is None else xp.ravel(as_tracer(t, weights))
+    amounts: Any = np.ones((), np.int64)
+    wanted = amounts.dtype
+    if weights is not None:
+        wanted = as_tracer(t, weights).dtype
+        amounts = xp.ravel(as_tracer(t, weights, np.float64))
     counts = as_tracer(t, np.zeros(n + 1, amounts.dtype)).copy()
     update(counts, at, amounts, "add")
-    counts = counts[:-1].copy()
+    counts = counts[:-1].astype(wanted)
     if density:
         counts = counts / xp.diff(edges).astype(np.float64) / xp.sum(counts)
     return counts, edges

@@ -474,7 +474,7 @@ class Tracer:
     argpartition = _method(np.argpartition, "argpartition")
     choose, put = _method(np.choose, "choose"), _method(np.put, "put")
     searchsorted = _method(np.searchsorted, "searchsorted")
-    conj = conjugate = _method(np.conjugate, "conjugate")
+    conj = conjugate = _method(lambda x: x, "conjugate")
     cumprod, cumsum = _method(np.cumprod, "cumprod"), _method(np.cumsum, "cumsum")
     diagonal, dot = _method(np.diagonal, "diagonal"), _method(np.dot, "dot")
     max, min = _method(np.max, "max"), _method(np.min, "min")

@@ -230,14 +230,15 @@ def test_attributes_and_methods(jit: Any, agree: Any) -> None:
     agree(jit(described)(x), wanted)
 
 
-def test_namespace() -> None:
+def test_namespace(interpreted: Any) -> None:
     x = Array([1.0])
-    assert x.__array_namespace__() is array_api
+    assert x.__array_namespace__() is pjit.array_api
     assert x.__array_namespace__(api_version="2024.12") is array_api
-    assert pjit.compile(lambda x: x.__array_namespace__(api_version=None) is array_api)(x)
-    for spaced in (x.__array_namespace__, pjit.compile(lambda x: x.__array_namespace__("2019.01"))):
-        with pytest.raises((ValueError, TypeError), match=r"2019|positional"):
-            spaced(x) if spaced is not x.__array_namespace__ else spaced(api_version="2019.01")
+    with pytest.raises(ValueError, match=r"2019\.01"):
+        x.__array_namespace__(api_version="2019.01")
+    assert interpreted(lambda x: x.__array_namespace__(api_version=None) is array_api)(x)
+    with pytest.raises(ValueError, match=r"2019\.01"):
+        interpreted(lambda x: x.__array_namespace__(api_version="2019.01"))(x)
     with pytest.raises(AttributeError, match="no 'linalg'"):
         array_api.linalg  # noqa: B018
 

@@ -297,6 +297,7 @@ CURVES = [
 PLACES = [
     row("put", _changed(lambda x: np.put(x, [0, -1, 5], [1, 2])), X),
     row("put-traced", _changed(lambda x, i: x.put(i, x[0], mode="wrap")), X, I64),
+    row("take-bool", lambda x, b: np.take(x, b), X, B),
     row("put-clip", _changed(lambda x, i: np.put(x, i, -1, mode="clip")), X, I64),
     row("putmask", _changed(lambda x, m: np.putmask(x, m, [1, 2, 3])), X, B),
     row("place", _changed(lambda x, m: np.place(x, m, [1, 2, 3])), X, B),
@@ -406,12 +407,14 @@ QUESTIONS = [
             np.isrealobj(x),
             np.angle(x),
             np.angle(x, True),
+            np.angle(x.astype(np.int8)),
             np.astype(x, np.float64),
             np.logical_not(np.array_equiv(x, x[:1])),
             np.array_equiv(x, [1, 2, 3]),
         ],
         *(X, D, I32),
     ),
+    *over("conj", lambda x: [x.conj(), np.conj(x), np.clip(x, -300, 2)], U8, B, I32),
     *over("bits", lambda x: np.bitwise_count(x), I32, U8, I64, I64.astype("i1"), I64.astype("u8")),
     *over("spacing", lambda x: [np.spacing(x), np.nextafter(x, 1)], X, D, H),
     row(
@@ -501,6 +504,13 @@ ERRORS: list[tuple[Callable, type[Exception]]] = [
     (lambda x: np.lib.stride_tricks.sliding_window_view(x[0], 9), ValueError),
     (lambda x: np.lib.stride_tricks.sliding_window_view(x[0], -1), ValueError),
     (lambda x: np.diff(x, -1), ValueError),
+    (lambda x: np.take(x, x), TypeError),
+    (lambda x: np.take_along_axis(x, x, 0), IndexError),
+    (lambda x: np.put_along_axis(x.copy(), x, 1, 0), IndexError),
+    (lambda x: np.put(x.copy(), x, 1), TypeError),
+    (lambda x: np.choose(x.astype(np.uint64), [x, x]), TypeError),
+    (lambda x: np.unravel_index(x, (3, 4)), TypeError),
+    (lambda x: np.gradient(x > 0), TypeError),
 ]
 
 
