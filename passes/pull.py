@@ -18,24 +18,13 @@ from pjit.ir import expr
 from pjit.ir.core import Block, Value
 from pjit.ir.expr import Dim, Expr
 from pjit.ir.kernel_builder import ScalarBuilder
-from pjit.ir.loops import COMBINE, Guards, Load
+from pjit.ir.loops import Guards, Load, identity
 from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.basic import Const
 from pjit.ir.types import DType, bool_
 
 UNROLL_LIMIT = 64  # reductions over at most this many elements are written out
 Read = Callable[[Sequence[Dim]], Value]
-
-
-def identity(combine: str, dt: DType) -> float | int:
-    """The neutral element of a combining primitive in a dtype."""
-    value = COMBINE[combine]
-    if dt.is_float:
-        return value
-    if np.isfinite(value):
-        return int(value)
-    info = np.iinfo(dt.numpy)
-    return info.min if value < 0 else info.max
 
 
 def broadcast_index(index: Sequence[Dim], shape: Sequence[Dim]) -> tuple[Dim, ...]:

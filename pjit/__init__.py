@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pjit import errors
+    from pjit import array_api, errors
     from pjit.api import Model, compile, load
     from pjit.array import Array
 
@@ -22,7 +22,7 @@ _CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if os.path.isfile(os.path.join(_CHECKOUT, "ir", "core.py")):
     __path__.append(_CHECKOUT)
 
-__all__ = ["Array", "Model", "__version__", "compile", "errors", "load"]
+__all__ = ["Array", "Model", "__version__", "array_api", "compile", "errors", "load"]
 
 _FROM = {
     "Array": "pjit.array",
@@ -33,8 +33,8 @@ _FROM = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return importlib.import_module("pjit.errors")
+    if name in ("array_api", "errors"):
+        return importlib.import_module(f"pjit.{name}")
     if name not in _FROM:
         raise AttributeError(f"module 'pjit' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_FROM[name]), name)

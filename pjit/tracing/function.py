@@ -20,7 +20,7 @@ from pjit.errors import PjitError, TraceError, TraceWarning
 from pjit.ir.core import Loc, Module
 from pjit.ir.interp import interpret
 from pjit.ir.text import print_module
-from pjit.tracing import mathematics, products, selection  # noqa: F401  (they register themselves)
+from pjit.tracing import handlers  # noqa: F401  (they register themselves)
 from pjit.tracing.explore import Explorer
 from pjit.tracing.frames import TRANSPARENT
 from pjit.tracing.graph import Node, Open, Raised, Return

@@ -157,6 +157,24 @@ def cross(
 # einsum
 
 
+@implements(np.linalg.cross)
+def linalg_cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Tracer:
+    """np.linalg.cross."""
+    return cross(x1, x2, axis=axis)
+
+
+@implements(np.linalg.diagonal)
+def linalg_diagonal(x: Any, /, *, offset: int = 0) -> Tracer:
+    """np.linalg.diagonal."""
+    return xp.diagonal(x, offset, -2, -1)
+
+
+@implements(np.linalg.trace)
+def linalg_trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Tracer:
+    """np.linalg.trace."""
+    return xp.trace(x, offset, -2, -1, dtype)
+
+
 @implements(np.einsum, order=("K", "C", "A"))
 def einsum(
     *operands: Any, out: Any = None, optimize: Any = False, dtype: Any = None, casting: Any = "safe"
@@ -183,6 +201,15 @@ def einsum(
             "einstein sum subscripts string included an output label that is no input's"
         )
     return finish(xp.transpose(x, [labels.index(c) for c in output]).copy(), out)
+
+
+@implements(np.einsum_path)
+def einsum_path(*operands: Any, optimize: Any = "greedy", einsum_call: bool = False) -> Any:
+    """np.einsum_path, which shapes decide."""
+    known = [
+        xp.broadcast_to(x.dtype.type(0), x.shape) if isinstance(x, Tracer) else x for x in operands
+    ]
+    return xp.einsum_path(*known, optimize=optimize, einsum_call=einsum_call)
 
 
 def _parse(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:

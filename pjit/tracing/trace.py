@@ -17,6 +17,7 @@ from pjit.ir.errors import ConstraintError
 from pjit.ir.ops.basic import Const
 from pjit.ir.types import DType, dtype
 from pjit.tracing.location import expression, location, user_frame, variable, where
+from pjit.tracing.refusals import REFUSED
 
 if TYPE_CHECKING:
     from pjit.tracing.explore import Explorer
@@ -212,7 +213,10 @@ def refuse(what: str, *, got: object = None, remedy: str | None = None) -> NoRet
 
 
 def refuse_function(name: str, remedy: str | None = None) -> NoReturn:
-    """Refuses a NumPy function."""
+    """Refuses a NumPy function, for the reason that is known if there is one."""
+    reason = REFUSED.get(name)
+    if reason is not None:
+        refuse(f"{name} is not traced: {reason.why}", remedy=remedy or reason.remedy)
     refuse(
         f"{name} is not traced",
         remedy=remedy

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, NoReturn, Protocol
 from weakref import ref
 
@@ -25,6 +26,7 @@ from pjit.tracing.location import where
 from pjit.tracing.trace import Trace, describe, refuse, refuse_function, refuse_question
 
 FUNCTIONS: dict[Callable, Callable] = {}
+ONLY: dict[Callable, dict[str, tuple]] = {}  # options of functions that have these values only
 UFUNC_METHODS: dict[str, Callable] = {}
 CREATION: set[Callable] = {np.array, np.asarray, np.zeros, np.ones, np.empty, np.full, np.arange}
 CREATION |= {np.eye, np.identity, np.tri}
@@ -73,6 +75,7 @@ def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Call
     """
 
     def register(handler: Callable) -> Callable:
+        @wraps(handler)
         def call(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
             for name in only.keys() & kwargs.keys():
                 value = kwargs.pop(name)
@@ -81,7 +84,7 @@ def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Call
             return handler(*args, **kwargs)
 
         for function in functions:
-            FUNCTIONS[function] = call
+            FUNCTIONS[function], ONLY[function] = call, only
         return handler
 
     return register
@@ -346,8 +349,16 @@ class Tracer:
         return handler(function, args, kwargs)
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
-        """NumPy, whose functions accept tracers."""
-        return np
+        """The array API standard, whose functions accept tracers."""
+        from pjit.array_api import namespace
+
+        return namespace(api_version)
+
+    def to_device(self, device: str, /, *, stream: Any = None) -> Tracer:
+        """The array itself; there is only the device ``cpu``."""
+        if device != "cpu":
+            raise ValueError(f"arrays are on the device 'cpu', not {device!r}")
+        return self
 
     def __bool__(self) -> bool:
         if self.size != 1:
@@ -419,7 +430,7 @@ class Tracer:
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and hasattr(np.ndarray, name):
-            refuse_function(f"the attribute {name} of an array")
+            refuse_function(f"ndarray.{name}")
         raise AttributeError(f"a traced array has no attribute {name!r}")
 
     # Operators
@@ -537,7 +548,10 @@ class Tracer:
     all, any = _method(np.all, "all"), _method(np.any, "any")
     argmax, argmin = _method(np.argmax, "argmax"), _method(np.argmin, "argmin")
     argsort, clip = _method(np.argsort, "argsort"), _method(np.clip, "clip")
-    conj = conjugate = _method(np.conjugate, "conjugate")
+    argpartition = _method(np.argpartition, "argpartition")
+    choose, put = _method(np.choose, "choose"), _method(np.put, "put")
+    searchsorted = _method(np.searchsorted, "searchsorted")
+    conj = conjugate = _method(lambda x: x, "conjugate")
     cumprod, cumsum = _method(np.cumprod, "cumprod"), _method(np.cumsum, "cumsum")
     diagonal, dot = _method(np.diagonal, "diagonal"), _method(np.dot, "dot")
     max, min = _method(np.max, "max"), _method(np.min, "min")
@@ -590,6 +604,10 @@ class Tracer:
     def sort(self, axis: int = -1, kind: Any = None, order: Any = None) -> None:
         """Sorts in place."""
         self.assign(xp.sort(self, axis, kind=kind).value)
+
+    def partition(self, kth: Any, axis: int = -1, kind: str = "introselect") -> None:
+        """Sorts in place, which is a partition."""
+        self.assign(xp.partition(self, kth, axis).value)
 
     def fill(self, value: Any) -> None:
         """Sets every element."""
