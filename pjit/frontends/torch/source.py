@@ -1,0 +1,51 @@
+"""Where an operation of an FX graph comes from: the user's line, and the names of weights."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+from torch.fx import Node
+
+from pjit.ir.core import Loc
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n(?:[ \t]+(?!File ")(\S.*))?')
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+
+
+def frame_of(node: Node) -> tuple[str, int, str] | None:
+    """File, line and text of the innermost frame outside torch, if any is known."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    own = [f for f in frames if not f[0].startswith(_TORCH)] or frames
+    if not own:
+        return None
+    file, line, _, text = own[-1]
+    return file, int(line), text.strip()
+
+
+def location(node: Node) -> Loc:
+    """The location of a node: the user's line, or the name of the node where none is known."""
+    frame = frame_of(node)
+    if frame is None:
+        return Loc.node("torch", node.name, str(node.target))
+    return Loc.python(frame[0], frame[1])
+
+
+def where(node: Node) -> str:
+    """``model.py:12: return self.fc(x)``, or the name of the node."""
+    frame = frame_of(node)
+    if frame is None:
+        return f"node {node.name!r}"
+    file, line, text = frame
+    return f"{file}:{line}: {text}" if text else f"{file}:{line}"
+
+
+def weight_name(placeholder: Node) -> str:
+    """``layer.0.weight`` for the input that Dynamo made of a weight."""
+    name = placeholder.name
+    for text in ("l_self_modules_", "l_self_parameters_", "l_self_buffers_", "l_self_"):
+        name = name.removeprefix(text)
+    for text in ("_modules_", "_parameters_", "_buffers_"):
+        name = name.replace(text, ".")
+    return name.rstrip("_")
