@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
@@ -20,6 +21,18 @@ class Work(Protocol):
 
     def output(self, index: int) -> np.ndarray:
         """A result of a call that has ended without error."""
+
+
+def as_numpy(x: Any) -> np.ndarray:
+    """Anything NumPy makes an array of, on its own memory where that can be shared."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        from pjit.frontends.torch.tensors import argument
+
+        return argument(x)
+    if not hasattr(x, "__array__") and hasattr(x, "__dlpack__"):
+        return np.from_dlpack(x)
+    return np.asarray(x)
 
 
 class Array(NDArrayOperatorsMixin):

@@ -26,8 +26,8 @@ from pjit.ir.errors import listing
 
 OPTIONS = ("dump", "freeze", "log", "threads", "verify")
 SHOWN = 8  # operations that a message lists
-_FREE = (
-    "view", "_unsafe_view", "permute", "t", "transpose", "expand", "select", "slice", "squeeze",
+_VIEWS = (
+    "view", "permute", "t", "transpose", "expand", "select", "slice", "squeeze",
     "unsqueeze", "alias", "detach", "split_with_sizes", "split", "unbind", "diagonal",
 )  # fmt: skip
 
@@ -114,11 +114,62 @@ def compiled(
     graph: GraphModule, weights: Mapping[int, str], options: Settings
 ) -> Callable[..., Any]:
     """What runs a graph of ATen operators: a program, or programs and torch in turn."""
+    last = {*_output_views(graph), *_assertions(graph)}
     imported = import_graph(graph)
-    if imported.unsupported:
-        _say_unsupported(imported.unsupported)
-        return _split(graph, {u.node for u in imported.unsupported}, weights, options)
+    missing = [u for u in imported.unsupported if u.node not in last]
+    if missing:
+        _say_unsupported(missing)
+    if missing or last:
+        return _split(graph, {*last, *(u.node for u in missing)}, weights, options)
     return _part(graph, imported, weights, options)
+
+
+def _assertions(graph: GraphModule) -> list[FxNode]:
+    """Moves assertions about values, which are torch's to make, to the end; returns them."""
+    found = [n for n in graph.graph.nodes if str(n.target).startswith("aten._assert_async")]
+    for node in found:
+        graph.graph.output_node().prepend(node)
+    return found
+
+
+def _output_views(graph: GraphModule) -> list[FxNode]:
+    """Moves views that are outputs to the end where they have memory in common with other outputs.
+
+    Torch makes those views itself, so that writing to one output writes to the others.
+
+    Returns:
+        The views.
+    """
+    output = graph.graph.output_node()
+    outputs = [n for n in output.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
+    chains = {n: _chain(n) for n in outputs}
+    owners = [chain[-1] for chain in chains.values()]
+    moved: list[FxNode] = []
+    for node, (*views, owner) in chains.items():
+        if not views or (owners.count(owner) == 1 and owner.op != "placeholder"):
+            continue
+        copies = {owner: owner}
+        with graph.graph.inserting_before(output):
+            for view in reversed(views):
+                copies[view] = graph.graph.node_copy(view, lambda n, c=copies: c.get(n, n))
+        output.replace_input_with(node, copies[node])
+        moved += [c for n, c in copies.items() if n is not owner]
+    graph.graph.eliminate_dead_code()
+    return moved
+
+
+def _chain(node: FxNode) -> list[FxNode]:
+    """A node, what it is a view of, and so on to the owner of the memory."""
+    chain = [node]
+    while chain[-1].op == "call_function" and _is_view(chain[-1]):
+        chain.append(chain[-1].args[0])
+    return chain
+
+
+def _is_view(node: FxNode) -> bool:
+    if node.target is operator.getitem:
+        return _is_view(node.args[0])
+    return str(node.target).removeprefix("aten.").partition(".")[0] in _VIEWS
 
 
 def _part(
@@ -133,8 +184,7 @@ def _part(
 def _is_free(node: FxNode) -> bool:
     if node.target is operator.getitem or not isinstance(node.meta.get("val"), torch.Tensor):
         return True
-    name = str(node.target).removeprefix("aten.").partition(".")[0]
-    return name in _FREE
+    return _is_view(node)
 
 
 def _split(

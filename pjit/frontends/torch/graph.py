@@ -201,11 +201,9 @@ class Graph:
     def _variant(self, weights: Sequence[torch.Tensor]) -> _Variant:
         """The program for weights as they are; compiles it if there is none."""
         with self._lock:
-            for variant in self._variants:
+            for variant in reversed(self._variants):  # one that holds nothing comes first
                 if variant.fits(weights):
-                    self._variants.remove(variant)
-                    self._variants.append(variant)
-                    return variant
+                    return self._add(variant)
             kept = []
             for variant in self._variants:
                 state = variant.state(weights)
@@ -214,8 +212,13 @@ class Graph:
                 for i, same in zip(variant.held, state or (), strict=False):
                     self._changes[i] += not same
             self._variants = kept
-            self._variants.append(self._compile(weights))
-            return self._variants[-1]
+            return self._add(self._compile(weights))
+
+    def _add(self, variant: _Variant) -> _Variant:
+        """Puts a variant at the end, where calls look first."""
+        rest = [v for v in self._variants if v is not variant]
+        self._variants = [*rest, variant] if variant.held else [variant, *rest]
+        return variant
 
     def _compile(self, weights: Sequence[torch.Tensor]) -> _Variant:
         held = tuple(

@@ -263,12 +263,16 @@ class _Importer:
 
     def output(self, node: FxNode, placeholders: Sequence[FxNode]) -> None:
         results: list[Value] = []
+        known: dict[FxNode, Output] = {}
         for x in _flat(node.args[0]):
             if not isinstance(x, FxNode):
                 self.found.outputs.append(Output("constant", value=x))
                 continue
             if x.op == "placeholder" and _is_tensor(x) and not self.plain:
                 self.found.outputs.append(Output("input", placeholders.index(x)))
+                continue
+            if x in known and not self.plain:
+                self.found.outputs.append(known[x])
                 continue
             value = self.value(x)
             if not isinstance(value, Value):
@@ -277,7 +281,8 @@ class _Importer:
             order = None if self.plain else order_in_memory(x.meta["val"])
             if order is not None:
                 value = self.b("transpose", value, perm=order)
-            self.found.outputs.append(Output("result", len(results), order))
+            known[x] = Output("result", len(results), order)
+            self.found.outputs.append(known[x])
             results.append(value)
         self.b("return", *results)
         attrs = {

@@ -324,5 +324,9 @@ def attention(
     if causal:
         keep = diagonal(n.b, scores.shape[-2:], n.b.constant(0, i64), "le")
         scores = m.where(keep, scores, -math.inf)
-    weights = n.b("softmax", scores, axis=scores.tensor.rank - 1)
+    last = scores.tensor.rank - 1
+    weights = n.b("softmax", scores, axis=last)
+    if mask is not None:  # a query that sees no key gives 0
+        top = n.b("reduce.max", scores, axes=(last,), keepdims=True)
+        weights = m.where(m.eq(top, -math.inf), 0.0, weights)
     return [n.cast(n.b("matmul", weights, v), dt), None]

@@ -49,15 +49,16 @@ def extreme_of_all(n: Node, x: Value) -> Value:
 
 
 @aten("max.dim", "min.dim")
-def extreme_and_position(n: Node, x: Value, dim: int, keep: bool) -> list[Value]:
+def extreme_and_position(n: Node, x: Value, dim: int, keep: bool) -> list[Value | None]:
     """The largest or smallest element along a dimension, and where it is."""
     if not x.tensor.rank:
         return [x, n.b.constant(0, i64)]
     dim = axis(dim, x.tensor.rank)
     y = n.b(f"reduce.{n.op}", x, axes=(dim,), keepdims=keep)
-    if x.dtype == bool_ and n.used(1):
-        x = n.cast(x, i64)
-    return [y, n.b(f"arg{n.op}", x, axis=dim, keepdims=keep) if n.used(1) else y]
+    if not n.used(1):
+        return [y, None]
+    x = n.cast(x, i64) if x.dtype == bool_ else x
+    return [y, n.b(f"arg{n.op}", x, axis=dim, keepdims=keep)]
 
 
 @aten("argmax", "argmin")

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from pjit.errors import InputError
 from pjit.ir.types import DType, dtype
 
 _NUMPY = {
@@ -38,6 +39,21 @@ def to_numpy(t: torch.Tensor) -> np.ndarray:
     if t.dtype is torch.bfloat16:
         return t.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return t.numpy()
+
+
+def argument(t: torch.Tensor) -> np.ndarray:
+    """A tensor that a user passes to a program, as an array on its memory.
+
+    Raises:
+        InputError: Its gradient may be asked for.
+    """
+    if t.requires_grad and torch.is_grad_enabled():
+        raise InputError(
+            "a tensor requires its gradient, which pjit does not compute",
+            got=f"{t.dtype}{list(t.shape)}",
+            remedy="pass x.detach(), or call under torch.no_grad()",
+        )
+    return to_numpy(t)
 
 
 def to_torch(a: np.ndarray) -> torch.Tensor:
