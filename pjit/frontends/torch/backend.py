@@ -6,6 +6,7 @@ import operator
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from pjit.frontends.torch.importer import Imported, Unsupported, import_graph
 from pjit.frontends.torch.source import weight_name, where
 from pjit.ir.errors import listing
 
-OPTIONS = ("dump", "freeze", "log", "threads", "verify")
+OPTIONS = ("cache", "cache_dir", "dump", "freeze", "log", "threads", "verify")
 SHOWN = 8  # operations that a message lists
 _VIEWS = (
     "view", "permute", "t", "transpose", "expand", "select", "slice", "squeeze",
@@ -48,8 +49,9 @@ def pjit(
     Args:
         graph: The graph.
         example_inputs: Its inputs, without values.
-        options: ``threads``, ``dump``, ``log``, ``verify`` (see ``pjit.load``), and ``freeze``:
-            whether weights become constants of the programs; otherwise they are inputs.
+        options: ``threads``, ``cache``, ``cache_dir``, ``dump``, ``log``, ``verify`` (see
+            ``pjit.load``), and ``freeze``: whether weights become constants of the programs;
+            otherwise they are inputs.
         mode: The mode of ``torch.compile``; only the default one is known.
 
     Raises:
@@ -62,14 +64,14 @@ def pjit(
         )
     if mode not in (None, "default"):
         raise SettingError(f"the backend pjit has no mode {mode!r}", expected="no mode")
-    freeze = given.pop("freeze", True)
+    freeze, cache = bool(given.pop("freeze", True)), bool(given.pop("cache", True))
     chosen = _settings(given)
     names = [weight_name(n) for n in graph.graph.nodes if n.op == "placeholder"]
 
     def for_inference(aten: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         weights = _weights(aten, names) if freeze else {}
         with _disable_current_modes():  # the constants of the graph have values
-            return boxed(compiled(aten, weights, chosen))
+            return boxed(compiled(aten, weights, chosen, cache))
 
     def for_training(aten: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         raise _NeedsGradient
@@ -111,7 +113,7 @@ def _weights(graph: GraphModule, names: Sequence[str]) -> dict[int, str]:
 
 
 def compiled(
-    graph: GraphModule, weights: Mapping[int, str], options: Settings
+    graph: GraphModule, weights: Mapping[int, str], options: Settings, cache: bool = True
 ) -> Callable[..., Any]:
     """What runs a graph of ATen operators: a program, or programs and torch in turn."""
     last = {*_output_views(graph), *_assertions(graph)}
@@ -120,8 +122,8 @@ def compiled(
     if missing:
         _say_unsupported(missing)
     if missing or last:
-        return _split(graph, {*last, *(u.node for u in missing)}, weights, options)
-    return _part(graph, imported, weights, options)
+        return _split(graph, {*last, *(u.node for u in missing)}, weights, options, cache)
+    return _part(graph, imported, weights, options, cache)
 
 
 def _assertions(graph: GraphModule) -> list[FxNode]:
@@ -151,34 +153,49 @@ def _output_views(graph: GraphModule) -> list[FxNode]:
         copies = {owner: owner}
         with graph.graph.inserting_before(output):
             for view in reversed(views):
-                copies[view] = graph.graph.node_copy(view, lambda n, c=copies: c.get(n, n))
+                copies[view] = graph.graph.node_copy(view, partial(_copy_of, copies))
         output.replace_input_with(node, copies[node])
         moved += [c for n, c in copies.items() if n is not owner]
     graph.graph.eliminate_dead_code()
     return moved
 
 
+def _copy_of(copies: Mapping[FxNode, FxNode], node: FxNode) -> FxNode:
+    return copies.get(node, node)
+
+
 def _chain(node: FxNode) -> list[FxNode]:
     """A node, what it is a view of, and so on to the owner of the memory."""
     chain = [node]
     while chain[-1].op == "call_function" and _is_view(chain[-1]):
-        chain.append(chain[-1].args[0])
+        chain.append(_operand(chain[-1]))
     return chain
+
+
+def _operand(node: FxNode) -> FxNode:
+    """The first argument of a node."""
+    found = node.args[0]
+    assert isinstance(found, FxNode)
+    return found
 
 
 def _is_view(node: FxNode) -> bool:
     if node.target is operator.getitem:
-        return _is_view(node.args[0])
+        return _is_view(_operand(node))
     return str(node.target).removeprefix("aten.").partition(".")[0] in _VIEWS
 
 
 def _part(
-    graph: GraphModule, imported: Imported, weights: Mapping[int, str], options: Settings
+    graph: GraphModule,
+    imported: Imported,
+    weights: Mapping[int, str],
+    options: Settings,
+    cache: bool,
 ) -> Callable[..., Any]:
     """What runs a graph all of whose operators pjit has; torch makes views at no cost."""
     if all(_is_free(n) for n in graph.graph.nodes if n.op == "call_function"):
         return graph
-    return Graph(graph, weights, options, imported)
+    return Graph(graph, weights, options, imported, cache)
 
 
 def _is_free(node: FxNode) -> bool:
@@ -188,7 +205,11 @@ def _is_free(node: FxNode) -> bool:
 
 
 def _split(
-    graph: GraphModule, unsupported: set[FxNode], weights: Mapping[int, str], options: Settings
+    graph: GraphModule,
+    unsupported: set[FxNode],
+    weights: Mapping[int, str],
+    options: Settings,
+    cache: bool,
 ) -> Callable[..., Any]:
     """Lets torch run some operations, and compiles what lies between them."""
     if any(n.op in ("placeholder", "output") for n in unsupported):
@@ -199,7 +220,7 @@ def _split(
         if node.op in ("placeholder", "output"):
             continue
         if node.target is operator.getitem:
-            part[node] = part[node.args[0]]
+            part[node] = part[_operand(node)]
             continue
         if (node in unsupported) != eager:
             at, eager = at + 1, not eager
@@ -215,7 +236,7 @@ def _split(
             continue
         inputs = enumerate(module.graph.find_nodes(op="placeholder"))
         own = {i: found for i, n in inputs if (found := names.get(n.name)) is not None}
-        runner = _part(module, imported, own, options)
+        runner = _part(module, imported, own, options, cache)
         delattr(whole, name)
         setattr(whole, name, runner)
 

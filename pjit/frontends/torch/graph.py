@@ -90,13 +90,14 @@ class Graph:
         weights: Mapping[int, str],
         options: Settings,
         imported: Imported,
+        cache: bool,
     ) -> None:
         self.number = next(_numbers)
         self._module, self._names = module, dict(weights)
         self._weights = tuple(weights)
         folder = None if options.dump is None else options.dump / f"torch-{self.number}"
         self._options = dataclasses.replace(options, dump=folder)
-        self._outputs = imported.outputs
+        self._outputs, self._cache = imported.outputs, cache
         output = module.graph.output_node().args[0]
         self._single = not isinstance(output, list | tuple)
         self._variants: list[_Variant] = []
@@ -234,7 +235,10 @@ class Graph:
         source = partial(_source, self._module, [self._weights[i] for i in held], refs, self._names)
         imported = source()
         program = compile_module(
-            imported.module, options=self._options, source=lambda: source().module
+            imported.module,
+            options=self._options,
+            cache=self._cache and not any(self._changes),  # weights that change do not come back
+            source=lambda: source().module,
         )
         slots = [slot for _, slot, _ in program.view.results]
         shared = frozenset(i for i, s in enumerate(slots) if s in slots[:i])

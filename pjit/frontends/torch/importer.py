@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -126,13 +127,13 @@ class _Importer:
     def run(self) -> Imported:
         placeholders = [n for n in self.graph.graph.nodes if n.op == "placeholder"]
         for at, node in enumerate(placeholders):
-            self.attempt(node, lambda at=at, node=node: self.placeholder(at, node))
+            self.attempt(node, partial(self.placeholder, at, node))
         self.sizes(placeholders)
         for node in self.graph.graph.nodes:
             if node.op == "output":
-                self.attempt(node, lambda node=node: self.output(node, placeholders))
+                self.attempt(node, partial(self.output, node, placeholders))
             elif node.op != "placeholder":
-                self.attempt(node, lambda node=node: self.node(node))
+                self.attempt(node, partial(self.node, node))
         return self.found
 
     def attempt(self, node: FxNode, build: Callable[[], Any]) -> None:

@@ -97,10 +97,10 @@ def index_put(
     rest = moved.shape[len(dims) :]
     if dims == list(range(dims[0], dims[-1] + 1)) and dims[0]:
         full = (*x.shape[: dims[0]], *shape, *x.shape[dims[-1] + 1 :])
-        k, lead = len(shape), dims[0]
+        k, before = len(shape), dims[0]
         values = n.transpose(
             n.broadcast(values, full),
-            (*range(lead, lead + k), *range(lead), *range(lead + k, len(full))),
+            (*range(before, before + k), *range(before), *range(before + k, len(full))),
         )
     values = n.broadcast(values, (*shape, *rest))
     y = n.b("scatter_nd", moved, at, values, reduction="add" if accumulate else "none")

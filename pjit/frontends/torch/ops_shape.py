@@ -115,9 +115,12 @@ def slice_scatter(n: Node, x: Value, source: Value, dim: int, *rest: Any) -> Val
     """A copy with a part of a dimension replaced."""
     dim = axis(dim, x.tensor.rank)
     size = x.shape[dim]
+    start: Dim
+    count: Dim
     if n.op == "select_scatter":
         index = rest[0]
-        start, count, step = (size + index if isinstance(index, int) and index < 0 else index), 1, 1
+        start = size + index if isinstance(index, int) and index < 0 else index
+        count, step = 1, 1
         source = n.reshape(source, (*x.shape[:dim], 1, *x.shape[dim + 1 :]))
     else:
         start, count, step = _range(n, size, source.shape[dim], *rest)
@@ -128,7 +131,7 @@ def slice_scatter(n: Node, x: Value, source: Value, dim: int, *rest: Any) -> Val
         return n.b("concat", *(p for p in parts if p.shape[dim] != 0), axis=dim)
     m = n.math(n.b.constant(0, i64))
     at = m.add(m.mul(n.b("iota", size=count, dtype=i64), step), n.operand(start, i64))
-    line = [1] * x.tensor.rank
+    line: list[Dim] = [1] * x.tensor.rank
     line[dim] = count
     index = n.broadcast(n.reshape(at, line), source.shape)
     return n.b("scatter_elements", x, index, source, axis=dim)
@@ -148,7 +151,8 @@ def cat(n: Node, xs: Sequence[Value], dim: int) -> Value:
 def split(n: Node, x: Value, *rest: Any) -> list[Value]:
     """Parts of a dimension one behind the other."""
     dim = axis(rest[-1], x.tensor.rank)
-    parts, start = [], 0
+    parts: list[Value] = []
+    start: Dim = 0
     for i in range(len(n.fx.meta["val"])):
         shape = n.shape_of(i)
         size = 1 if n.op == "unbind" else shape[dim]
@@ -173,7 +177,7 @@ def pad(n: Node, x: Value, pads: Sequence[Dim], value: Any = 0) -> Value:
     rank = x.tensor.rank
     low: list[Dim] = [0] * rank
     high: list[Dim] = [0] * rank
-    pieces = {}
+    pieces: dict[int, tuple[Dim, Dim, int]] = {}
     for i in range(len(pads) // 2):
         d = rank - 1 - i
         low[d], high[d] = pads[2 * i], pads[2 * i + 1]
