@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
-import sys
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -141,7 +139,7 @@ class NativeCode:
                 tracker.close()
 
     def __del__(self) -> None:
-        if sys.is_finalizing():  # llvmlite is half gone, and the memory is given back anyway
-            return
-        with contextlib.suppress(AttributeError):
+        try:
             self.close()
+        except (AttributeError, TypeError):  # the interpreter ends, and has cleared modules
+            pass

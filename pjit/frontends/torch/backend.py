@@ -252,6 +252,7 @@ def _split(
 
 def _say_unsupported(unsupported: Sequence[Unsupported]) -> None:
     lines = []
+    unsupported = [u for u in unsupported if u.node.op != "get_attr"] or unsupported
     for u in unsupported:
         help = f" [{u.help}]" if u.help else ""
         lines.append(f"{u.node.target} at {where(u.node)}: {u.reason}{help}")

@@ -20,6 +20,7 @@ from pjit.config import Settings
 from pjit.errors import FallbackWarning, InputError, PjitError
 from pjit.frontends.torch.importer import Imported, Output, import_graph
 from pjit.frontends.torch.tensors import to_numpy, to_torch
+from pjit.ir.errors import listing
 from pjit.ir.expr import substitute
 from pjit.report import Report
 
@@ -205,13 +206,20 @@ class Graph:
             for variant in reversed(self._variants):  # one that holds nothing comes first
                 if variant.fits(weights):
                     return self._add(variant)
-            kept = []
+            kept, changed = [], set()
             for variant in self._variants:
                 state = variant.state(weights)
                 if state is None and all(r() is not None for r in variant.weights):
                     kept.append(variant)
-                for i, same in zip(variant.held, state or (), strict=False):
-                    self._changes[i] += not same
+                changed |= {
+                    i for i, same in zip(variant.held, state or (), strict=False) if not same
+                }
+            for i in changed:
+                self._changes[i] += 1
+            if changed:
+                names = listing([self._names[self._weights[i]] for i in sorted(changed)])
+                say = self._options.say
+                say("recompiles", f"torch graph {self.number}: {names} changed")
             self._variants = kept
             return self._add(self._compile(weights))
 

@@ -244,7 +244,7 @@ class _Importer:
         """A float that depends on sizes."""
         build = _NUMBERS.get(node.target)
         if build is None:
-            raise Refused("a number that depends on sizes is computed in this way")
+            raise Refused("numbers that depend on sizes are not computed so")
         n = Node(node, node.args, self.b, dim_of)
         xs = [n.operand(self.value(a), f64) for a in node.args]
         return build(self.b, *xs)
