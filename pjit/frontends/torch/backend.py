@@ -90,10 +90,10 @@ def pjit(
 
 def _settings(given: dict[str, Any]) -> Settings:
     """The settings; by default as many threads as torch has."""
-    chosen = settings(exec_mode="sync", **given)
-    if given.get("threads") is None and not os.environ.get("PJIT_NUM_THREADS"):
-        chosen = settings(exec_mode="sync", **{**given, "threads": torch.get_num_threads()})
-    return chosen
+    threads = given.pop("threads", None)
+    if threads is None and not os.environ.get("PJIT_NUM_THREADS"):
+        threads = torch.get_num_threads()
+    return settings(exec_mode="sync", threads=threads, **given)
 
 
 def _weights(graph: GraphModule, names: Sequence[str]) -> dict[int, str]:

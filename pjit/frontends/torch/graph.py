@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 import threading
 import warnings
 import weakref
@@ -27,6 +28,8 @@ from pjit.report import Report
 MAX_VARIANTS = 16  # sets of weights that a graph holds as constants
 MAX_CHANGES = 2  # times that a weight is compiled in anew; then it becomes an input
 
+_version = operator.attrgetter("_version")
+_pointer = torch.Tensor.data_ptr
 _numbers = itertools.count()
 _graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
 
@@ -61,18 +64,22 @@ class _Variant:
     def state(self, weights: Sequence[torch.Tensor]) -> list[bool] | None:
         """Which of the weights are as they were; None where they are others."""
         found = [weights[i] for i in self.held]
-        if any(r() is not w for r, w in zip(self.weights, found, strict=True)):
+        if not self._are(found):
             return None
         rows = zip(found, self.versions, self.pointers, strict=True)
-        return [w._version == v and w.data_ptr() == p for w, v, p in rows]
+        return [_version(w) == v and _pointer(w) == p for w, v, p in rows]
 
     def fits(self, weights: Sequence[torch.Tensor]) -> bool:
         """Whether the program holds these weights, as they are now."""
-        for i, r, v, p in zip(self.held, self.weights, self.versions, self.pointers, strict=True):
-            w = weights[i]
-            if r() is not w or w._version != v or w.data_ptr() != p:
-                return False
-        return True
+        found = [weights[i] for i in self.held]
+        return (
+            self._are(found)
+            and list(map(_version, found)) == self.versions
+            and list(map(_pointer, found)) == self.pointers
+        )
+
+    def _are(self, found: Sequence[torch.Tensor]) -> bool:
+        return all(map(operator.is_, map(operator.call, self.weights), found))
 
 
 class Graph:
@@ -238,8 +245,8 @@ class Graph:
             and not w.is_inference()
         )
         refs = [weakref.ref(weights[i]) for i in held]
-        versions = [weights[i]._version for i in held]
-        pointers = [weights[i].data_ptr() for i in held]
+        versions = [_version(weights[i]) for i in held]
+        pointers = [_pointer(weights[i]) for i in held]
         source = partial(_source, self._module, [self._weights[i] for i in held], refs, self._names)
         imported = source()
         program = compile_module(
