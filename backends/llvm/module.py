@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import threading
@@ -140,5 +139,7 @@ class NativeCode:
                 tracker.close()
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):
+        try:
             self.close()
+        except (AttributeError, TypeError):  # the interpreter ends, and has cleared modules
+            pass
