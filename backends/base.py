@@ -19,7 +19,9 @@ class Backend(Protocol):
     """What a back end provides.
 
     Attributes:
-        machine: ``machine(threads=n)`` describes what the code will run on.
+        TARGETS: The names of the machines that it knows, ``host`` among them.
+        machine: ``machine(name, threads)`` describes what the code will run on.
+        runs_here: Whether this process can run code for a machine.
         load_code: ``load_code(parts, entries)`` makes code runnable; the result has
             ``address(entry)`` and ``close()``.
         Pool: ``Pool(threads)`` runs entries on threads of its own.
@@ -31,7 +33,9 @@ class Backend(Protocol):
     """
 
     machine: Callable[..., Machine]
+    TARGETS: tuple[str, ...]
     load_code: Callable[[Iterable[bytes], tuple[str, ...]], Any]
+    runs_here: Callable[[Machine], bool]
     Pool: Callable[[int], Any]
     TimedCode: Callable[[ProgramView, Mapping[str, int], Machine, int], Any]
     Probe: Callable[[Callable[[int, int], object], int], Any]

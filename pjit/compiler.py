@@ -14,7 +14,7 @@ from typing import Any
 
 from pjit.backends.base import backend
 from pjit.config import Settings, settings
-from pjit.errors import PjitError
+from pjit.errors import PjitError, SettingError
 from pjit.explain import steps_of
 from pjit.ir.core import Module
 from pjit.ir.ops import If
@@ -182,7 +182,7 @@ def compile_module(
         PjitError: A setting is wrong, or a pass or the back end failed.
     """
     options = _options(options, threads)
-    machine = backend(target).machine(threads=options.threads)
+    machine = machine_of(target, options)
     again = source or partial(clone, clone(module))
     store = open_cache(options) if cache and options.dump is None else None
     if store is not None and name is None:
@@ -299,6 +299,25 @@ def program_key(target: str, machine: Machine, content: str) -> str:
 
 
 def _options(options: Settings | None, threads: int | None) -> Settings:
+def machine_of(target: str, options: Settings) -> Machine:
+    """What programs of a back end are compiled for: this machine, as far as the settings let it be
+    used.
+
+    Raises:
+        SettingError: The processor does not have the instruction set of the settings.
+        PjitError: No back end is called ``target``.
+    """
+    known = backend(target)
+    here = {n: m for n in known.TARGETS if known.runs_here(m := known.machine(n, options.threads))}
+    if options.isa not in here:
+        raise SettingError(
+            "PJIT_ISA (or the argument `isa`) is no instruction set of this processor",
+            expected=", ".join(here),
+            got=repr(options.isa),
+        )
+    return here[options.isa]
+
+
     if options is None:
         return settings(threads=threads)
     return options if threads is None else dataclasses.replace(options, threads=threads)
