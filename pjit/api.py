@@ -219,7 +219,7 @@ def _load_onnx(
     name = program_key(target, machine, content)
     found = store.load(name)
     if found is not None and _unchanged(store, file, found.meta.get("files", {})):
-        return Program(found, Origin(source, machine), target, options, cached=True)
+        return Program(found, Origin(source, machine), target, options, cached=True, store=store)
     module = source()
     files = {f: store.file_digest(file.parent / f) for f in external_files(file)}
     return compile_module(
@@ -249,7 +249,8 @@ def _load_artifact(
         why = opened.why_not(target, machine) if trusted else "the file is not trusted"
         if not why:
             origin = Origin(opened.module, machine)
-            return Program(opened.binary(), origin, target, options, cached=True)
+            store = open_cache(options) if cache else None
+            return Program(opened.binary(), origin, target, options, cached=True, store=store)
         options.say("compile", f"the machine code in {file} is not used: {why}")
     return compile_module(
         opened.module(), target=target, options=options, cache=cache, source=opened.module

@@ -83,7 +83,14 @@ class Program(Runnable):
     """
 
     def __init__(
-        self, binary: Binary, origin: Origin, target: str, options: Settings, cached: bool
+        self,
+        binary: Binary,
+        origin: Origin,
+        target: str,
+        options: Settings,
+        *,
+        cached: bool,
+        store: Cache | None = None,
     ) -> None:
         began = perf_counter()
         entries = tuple(s.entry for s in binary.view.steps if isinstance(s, Segment))
@@ -93,7 +100,7 @@ class Program(Runnable):
             binary.view,
             code,
             binary.constants,
-            engine(target, options.threads),
+            engine(target, options.threads, None if store is None else store.code),
             sync=options.sync,
         )
         self.origin = origin
@@ -188,12 +195,12 @@ def compile_module(
     if store is not None and name is None:
         name = program_key(target, machine, key([print_module(module)], module.constants))
         if (found := store.load(name)) is not None:
-            return Program(found, Origin(again, machine), target, options, cached=True)
+            return Program(found, Origin(again, machine), target, options, cached=True, store=store)
     binary = build(clone(module) if source is None else module, target, machine, options, again)
     binary.meta.update(notes or {})
     if store is not None and name is not None:
         store.store(name, binary)
-    return Program(binary, Origin(again, machine), target, options, cached=False)
+    return Program(binary, Origin(again, machine), target, options, cached=False, store=store)
 
 
 def build(
@@ -247,6 +254,8 @@ def _build(
     options.say("compile", f"{sum(r.seconds for r in records):.3f} s passes, {seconds:.3f} s code")
     binary = Binary.of(module, program, code, {"passes": passes, "build_seconds": seconds})
     module.constants.clear()
+    module.functions.clear()
+    trim()
     return binary
 
 
@@ -267,7 +276,10 @@ def uncollected() -> Iterator[None]:
 
 
 def trim() -> None:
-    """Gives memory that was freed back to the system, where the C library can (glibc)."""
+    """Frees new objects that only refer to each other, and gives memory that is free back to the
+    system, where the C library can (glibc).
+    """
+    gc.collect(0)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -287,18 +299,6 @@ def with_checks(module: Module) -> Module:
     return module
 
 
-def open_cache(options: Settings) -> Cache:
-    """The compile cache of the settings."""
-    return Cache(options.cache_dir, lambda line: options.say("cache", line), verify=options.verify)
-
-
-def program_key(target: str, machine: Machine, content: str) -> str:
-    """The key of a program in the cache."""
-    fields = {f.name: getattr(machine, f.name) for f in dataclasses.fields(machine)}
-    return key(["program", target, sorted(fields.items()), content])
-
-
-def _options(options: Settings | None, threads: int | None) -> Settings:
 def machine_of(target: str, options: Settings) -> Machine:
     """What programs of a back end are compiled for: this machine, as far as the settings let it be
     used.
@@ -318,6 +318,18 @@ def machine_of(target: str, options: Settings) -> Machine:
     return here[options.isa]
 
 
+def open_cache(options: Settings) -> Cache:
+    """The compile cache of the settings."""
+    return Cache(options.cache_dir, lambda line: options.say("cache", line), verify=options.verify)
+
+
+def program_key(target: str, machine: Machine, content: str) -> str:
+    """The key of a program in the cache."""
+    fields = {f.name: getattr(machine, f.name) for f in dataclasses.fields(machine)}
+    return key(["program", target, sorted(fields.items()), content])
+
+
+def _options(options: Settings | None, threads: int | None) -> Settings:
     if options is None:
         return settings(threads=threads)
     return options if threads is None else dataclasses.replace(options, threads=threads)

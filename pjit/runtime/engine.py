@@ -22,6 +22,7 @@ from pjit.backends.base import backend
 from pjit.errors import ExecutionError, PjitError
 
 CAPACITY = 256  # calls of the dispatcher that may be outstanding
+Store = Callable[[str, Callable[[], bytes]], bytes]
 
 
 class Pool(Protocol):
@@ -269,8 +270,13 @@ _by_key: dict[tuple[str, int], Engine] = {}
 _key_lock = threading.Lock()
 
 
-def engine(target: str, threads: int) -> Engine:
+def engine(target: str, threads: int, store: Store | None = None) -> Engine:
     """The engine of this process for a back end and a number of threads.
+
+    Args:
+        target: The back end.
+        threads: The number of threads.
+        store: Where a new pool looks for its own code, and stores it.
 
     Raises:
         PjitError: No back end is called ``target``.
@@ -278,7 +284,7 @@ def engine(target: str, threads: int) -> Engine:
     with _key_lock:
         found = _by_key.get((target, threads))
         if found is None:
-            found = _by_key[target, threads] = Engine(backend(target).Pool(threads))
+            found = _by_key[target, threads] = Engine(backend(target).Pool(threads, store=store))
         return found
 
 
