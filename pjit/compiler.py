@@ -29,7 +29,7 @@ from pjit.passes.snapshot import clone
 from pjit.profile import profile
 from pjit.report import Report, passes_of
 from pjit.runtime.binary import Binary
-from pjit.runtime.cache import Cache, key
+from pjit.runtime.cache import LARGE, Cache, key
 from pjit.runtime.engine import engine
 from pjit.runtime.program import Runnable
 
@@ -100,7 +100,7 @@ class Program(Runnable):
             binary.view,
             code,
             binary.constants,
-            engine(target, options.threads, None if store is None else store.code),
+            engine(target, options.threads, store),
             sync=options.sync,
         )
         self.origin = origin
@@ -196,6 +196,8 @@ def compile_module(
         name = program_key(target, machine, key([print_module(module)], module.constants))
         if (found := store.load(name)) is not None:
             return Program(found, Origin(again, machine), target, options, cached=True, store=store)
+    if sum(a.nbytes for a in module.constants.values()) >= LARGE:
+        engine(target, options.threads, store).pool.prepare()  # before the packing
     binary = build(clone(module) if source is None else module, target, machine, options, again)
     binary.meta.update(notes or {})
     if store is not None and name is not None:

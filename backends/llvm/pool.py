@@ -592,6 +592,10 @@ class Pool:
         self._lost: list[range] = []
         _pools.add(self)
 
+    def prepare(self) -> None:
+        """Makes the pool's own code, which otherwise the first :meth:`submit` does."""
+        _native(self._futex, self._store)
+
     def submit(self, entry: int, ctx: int) -> int:
         """Puts a job into the queue and returns at once, unless CAPACITY jobs are outstanding.
 

@@ -49,10 +49,8 @@ class Binary:
         file may change.
         """
         used = {op.attrs["value"] for op in module.main.walk() if isinstance(op, ops.Const)}
-        constants = module.constants
-        for name in used:
-            constants[name] = _owned(constants[name])
-        constants = {n: a for n, a in constants.items() if n in used}
+        constants = {n: _owned(module.constants[n]) for n in module.constants if n in used}
+        module.constants.update(constants)
         return Binary(view, code, constants, print_module(_skeleton(module)), meta)
 
     def sections(self, group: str) -> tuple[dict[str, Any], dict[str, Bytes]]:
