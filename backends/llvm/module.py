@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import itertools
+import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import llvmlite.binding as llvm
@@ -145,6 +145,6 @@ class NativeCode:
             with _lock:
                 tracker.close()
 
-    def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not _finalizing() and hasattr(self, "_tracker"):  # else threads may be running it
             self.close()
