@@ -1,6 +1,6 @@
 """Unmaps LLVM's code and tables between uses.
 
-To start LLVM and to compile each touch some 35 MB of its library. They would stay in the resident
+To start LLVM and to compile each touch some 40 MB of its library. They would stay in the resident
 set of the process, though only the next compilation needs them; for that they come back from the
 system's cache of the file.
 """
