@@ -16,10 +16,14 @@ import optree
 
 from pjit.array import Array
 from pjit.config import settings
-from pjit.errors import PjitError, TraceError, TraceWarning
+from pjit.errors import InputError, PjitError, TraceError, TraceWarning
+from pjit.ir import expr
 from pjit.ir.core import Loc, Module
+from pjit.ir.expr import Dim
 from pjit.ir.interp import interpret
 from pjit.ir.text import print_module
+from pjit.ir.types import TensorType, type_of
+from pjit.runtime.program import Runnable
 from pjit.tracing import handlers  # noqa: F401  (they register themselves)
 from pjit.tracing.explore import Explorer
 from pjit.tracing.frames import TRANSPARENT
@@ -28,6 +32,7 @@ from pjit.tracing.guards import Guards, describe
 from pjit.tracing.pytrees import flatten, unflatten
 from pjit.tracing.rebind import rebound
 from pjit.tracing.signature import Parameters, _ById, alive, describe_leaf, leaf_key, tensor_type
+from pjit.tracing.sizes import SMALLEST, Undecided, Unsized
 from pjit.tracing.structure import structured
 from pjit.tracing.trace import Trace
 from pjit.tracing.tracer import Tracer
@@ -39,12 +44,32 @@ MAX_GROWTH = 1000  # answers of one signature that are learned from calls
 
 
 class Family:
-    """A signature: its programs, for different values of what the function reads beside."""
+    """A signature: its programs, for different values of what the function reads beside.
 
-    def __init__(self, key: tuple) -> None:
-        self.key = key
+    Attributes:
+        key: The structure of the arguments and the keys of their leaves.
+        types: The types of the traced leaves; a size that varies is a symbol.
+        stamp: When it was last used.
+    """
+
+    def __init__(self, key: tuple, types: list[TensorType]) -> None:
+        self.key, self.types = key, types
         self.stamp = 0
         self.variants: list[Variant] = []
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether sizes vary."""
+        return not all(t.is_static for t in self.types)
+
+    def fits(self, types: Sequence[TensorType]) -> bool:
+        """Whether arrays of static types can be passed."""
+        sizes: dict[Any, int] = {}
+        for own, given in zip(self.types, types, strict=True):
+            for d, n in zip(own.shape, given.static_shape, strict=True):
+                if d != n if isinstance(d, int) else n < SMALLEST or sizes.setdefault(d, n) != n:
+                    return False
+        return all(v.accepts(types) for v in self.variants)
 
     def find(self) -> Variant | None:
         """The program that holds now."""
@@ -72,6 +97,16 @@ class Variant:
         self.growth = 0
         self.one: Return | None = None  # the only way that a call can end
         self.told: set[Node] = set()
+
+    def accepts(self, types: Sequence[TensorType]) -> bool:
+        """Whether the sizes agree where the program needs it."""
+        if self.program is None or not isinstance(self.program, Runnable):
+            return True
+        try:
+            self.program.signature.bind([t.static_shape for t in types])
+        except InputError:
+            return False
+        return True
 
     def build(self, arrays: Sequence[Any]) -> None:
         """Compiles what is known, with the answers that a call on these arrays needs."""
@@ -153,6 +188,36 @@ class Variant:
         )
 
 
+def _pattern(key: tuple) -> tuple:
+    """What signatures that differ in sizes have in common."""
+    spec, keys = key
+    return spec, tuple((k[0], len(k[1])) if len(k) == 2 else k for k in keys)
+
+
+def varying(before: Sequence[TensorType], now: Sequence[TensorType]) -> list[TensorType]:
+    """Types where the sizes that differ from those of another call are symbols.
+
+    Sizes that were equal in both calls get one symbol. Where a size is too small to stand for all,
+    the types are those of the call.
+    """
+    symbols: dict[tuple, Dim] = {}
+    made = []
+    for old, new in zip(before, now, strict=True):
+        shape: list[Dim] = []
+        for a, b in zip(old.shape, new.static_shape, strict=True):
+            if a == b:
+                shape.append(b)
+                continue
+            if b < SMALLEST:
+                return list(now)
+            known = symbols.get((a, b))
+            if known is None:
+                known = symbols[a, b] = expr.sym(f"N{len(symbols) or ''}", low=SMALLEST)
+            shape.append(known)
+        made.append(new.with_shape(tuple(shape)))
+    return made
+
+
 def _held(x: Any, key: tuple) -> Callable[[], Any]:
     """Gives a leaf that is not traced again; an object is not kept alive for it."""
     if len(key) == 2:
@@ -203,6 +268,7 @@ class CompiledFunction:
         self.target, self.threads, self.exec_mode = target, threads, exec_mode
         self._parameters = Parameters(function, static_argnames)
         self._families: dict[tuple, Family] = {}
+        self._sized: set[tuple] = set()  # patterns of signatures whose sizes cannot vary
         self._short: dict[tuple, Family] = {}  # by dtypes and shapes of positional arrays alone
         self._clock = 0
         self._last: Variant | None = None
@@ -265,16 +331,43 @@ class CompiledFunction:
         return spec, tuple(keys)
 
     def _family(self, key: tuple) -> Family:
+        """The signature of a key: one with sizes that vary, if there is one or reason for it."""
         with self._lock:
             for old in [k for k in self._families if not alive(k)]:
                 self._forget(old)
             if len(self._families) >= MAX_PROGRAMS:
                 self._forget(min(self._families, key=lambda k: self._families[k].stamp))
-            return self._families.setdefault(key, Family(key))
+            names = self._parameters.names(key[0])
+            types = [tensor_type(k, n) for k, n in zip(key[1], names, strict=True) if len(k) == 2]
+            pattern = _pattern(key)
+            alike = [f for f in self._families.values() if _pattern(f.key) == pattern]
+            for f in alike:
+                if f.symbolic and f.fits(types):
+                    self._families[key] = f
+                    return f
+            made = Family(key, types)
+            if alike and pattern not in self._sized:
+                latest = max(alike, key=lambda f: f.stamp)
+                made = Family(key, varying(latest.types, types))
+            return self._families.setdefault(key, made)
 
     def _forget(self, key: tuple) -> None:
         family = self._families.pop(key)
         self._short = {k: f for k, f in self._short.items() if f is not family}
+
+    def _settle(self, family: Family, leaves: Sequence[Any]) -> Variant:
+        """Traces a signature with sizes that vary; with its own sizes if that is not possible."""
+        try:
+            return self._trace(family, leaves)
+        except (Undecided, Unsized, PjitError, TypeError, ValueError, IndexError) as e:
+            if not family.symbolic:
+                raise
+            settings().say("recompiles", f"{self._name} is compiled for one size: {e!r:.200}")
+            self._sized.add(_pattern(family.key))
+            names = self._parameters.names(family.key[0])
+            keys = zip(family.key[1], names, strict=True)
+            family.types = [tensor_type(k, n) for k, n in keys if len(k) == 2]
+            return self._trace(family, leaves)
 
     def _add(self, family: Family, leaves: Sequence[Any]) -> Variant:
         """Traces and compiles the function for a signature."""
@@ -283,22 +376,27 @@ class CompiledFunction:
             if found is not None:
                 return found
             began = perf_counter()
-            spec, keys = family.key
-            names = self._parameters.names(spec)
-            inputs = tuple(i for i, k in enumerate(keys) if len(k) == 2)
-            fixed = [(names[i], x) for i, x in enumerate(leaves) if i not in inputs]
-            guards = Guards.of(self.function, fixed)
-            types = [(names[i], tensor_type(keys[i], names[i])) for i in inputs]
-            kept = [_held(x, k) for x, k in zip(leaves, keys, strict=True)]
-            call = partial(self._run, spec, kept, inputs, guards)
-            explorer = Explorer(self._name, types, call)
-            explorer.explore()
-            variant = Variant(self, explorer, guards, inputs)
-            variant.build([leaves[i] for i in inputs])
+            variant = self._settle(family, leaves)
             self._log(family, perf_counter() - began)
             family.variants.insert(0, variant)
             del family.variants[MAX_VARIANTS:]
             return variant
+
+    def _trace(self, family: Family, leaves: Sequence[Any]) -> Variant:
+        spec, keys = family.key
+        names = self._parameters.names(spec)
+        inputs = tuple(i for i, k in enumerate(keys) if len(k) == 2)
+        fixed = [(names[i], x) for i, x in enumerate(leaves) if i not in inputs]
+        guards = Guards.of(self.function, fixed)
+        types = [(names[i], t) for i, t in zip(inputs, family.types, strict=True)]
+        kept = [_held(x, k) for x, k in zip(leaves, keys, strict=True)]
+        explorer = Explorer(self._name, types, partial(self._run, spec, kept, inputs, guards))
+        explorer.explore()
+        variant = Variant(self, explorer, guards, inputs)
+        variant.build([leaves[i] for i in inputs])
+        if family.symbolic and not variant.accepts([type_of(np.asarray(leaves[i])) for i in inputs]):
+            raise Undecided
+        return variant
 
     def _run(
         self,

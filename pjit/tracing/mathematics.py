@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pjit.tracing.reductions import finish
+from pjit.tracing.sizes import broadcast, product
 from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of, tracers, weak, xp
 
 NOTHING = np._NoValue
@@ -163,7 +164,7 @@ def iscomplex(x: Any) -> Tracer:
 def array_equiv(a1: Any, a2: Any) -> Any:
     """np.array_equiv, as a traced bool; False when the shapes do not broadcast."""
     try:
-        np.broadcast_shapes(xp.shape(a1), xp.shape(a2))
+        broadcast(xp.shape(a1), xp.shape(a2))
     except ValueError:
         return False
     return xp.all(xp.equal(a1, a2))
@@ -215,7 +216,7 @@ def size(a: Any, axis: Any = None) -> int:
     """np.size."""
     dims = shape(a)
     axes = range(len(dims)) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
-    return int(xp.prod([dims[d] for d in axes], dtype=np.int64))
+    return product(dims[d] for d in axes)
 
 
 @implements(np.iscomplexobj)

@@ -8,7 +8,6 @@ globals, it gets what makes traced arrays, into which traced values can be writt
 from __future__ import annotations
 
 import math
-import operator
 import types
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from pjit.tracing.scalar import Scalar, kind_of, number
+from pjit.tracing.sizes import index
 from pjit.tracing.trace import Trace
 from pjit.tracing.tracer import Tracer, as_tracer, constant_like, tracers
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
     dims = shape if isinstance(shape, tuple | list | np.ndarray) else (shape,)
-    return tuple(operator.index(d) for d in dims)
+    return tuple(index(d) for d in dims)
 
 
 def _filled(value: Any) -> Callable:

@@ -11,6 +11,7 @@ from numpy.lib.array_utils import normalize_axis_index
 from pjit.ir import ops
 from pjit.tracing.refusals import DATA
 from pjit.tracing.selection import along_axis, index_values
+from pjit.tracing.sizes import broadcast
 from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import WEAK, Tracer, as_tracer, implements, trace_of, xp
 
@@ -76,7 +77,7 @@ def put_along_axis(arr: Any, indices: Any, values: Any, axis: Any) -> None:
     if i.ndim != target.ndim:
         raise ValueError("`indices` and `arr` must have the same number of dimensions")
     beside = [1 if d == at else n for d, n in enumerate(target.shape)]
-    shape = np.broadcast_shapes(i.shape, tuple(beside))
+    shape = broadcast(i.shape, tuple(beside))
     new = xp.broadcast_to(as_tracer(t, values, x.dtype), shape)
     result = target.emit(
         ops.ScatterElements, xp.broadcast_to(i, shape), new, axis=at, reduction="none"
@@ -100,7 +101,7 @@ def choose(a: Any, choices: Any, out: Any = None, mode: str = "raise") -> Tracer
     wanted = np.result_type(*(c if type(c) in WEAK else as_tracer(t, c).dtype for c in choices))
     options = [as_tracer(t, c, wanted) for c in choices]
     number = _mapped(Tracer(t, index_values(t, a, "safe")), len(options), mode)
-    shape = np.broadcast_shapes(number.shape, *(c.shape for c in options))
+    shape = broadcast(number.shape, *(c.shape for c in options))
     stacked = xp.stack([xp.broadcast_to(c, shape) for c in options])
     at = xp.broadcast_to(number, shape)[None]
     result = xp.take_along_axis(stacked, at, 0)[0].copy()

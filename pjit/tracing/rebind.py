@@ -36,6 +36,12 @@ def _print(t: Trace, *values: Any, **options: Any) -> None:
     )
 
 
+def _len(t: Trace, x: Any) -> Any:
+    if isinstance(x, Tracer) and x.shape:
+        return x.shape[0]
+    return len(x)
+
+
 def _globals(t: Trace) -> Any:
     refuse("globals() is not traced", remedy="name the global variables")
 
@@ -45,6 +51,7 @@ BUILTINS: dict[str, Callable] = {
     "int": to_number(int),
     "float": to_number(float),
     "isinstance": _isinstance,
+    "len": _len,
     "print": _print,
     "globals": _globals,
 }

@@ -15,6 +15,7 @@ from pjit.ir.types import dtype as element_type
 from pjit.tracing.calls import write
 from pjit.tracing.elementwise import as_bool
 from pjit.tracing.indexing import reshaped
+from pjit.tracing.sizes import product
 from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of, value_of, xp
 
 NOTHING = np._NoValue
@@ -147,7 +148,7 @@ def _extreme(cls: type[Op], join: np.ufunc, sign: int) -> Callable[..., Tracer]:
                     "where mask one has to specify 'initial'"
                 )
             x = xp.where(where, x, x.dtype.type(_limit(x.dtype, sign)))
-        count = int(xp.prod([x.shape[d] for d in axes_of(x, axis)], dtype=np.int64))
+        count = product(x.shape[d] for d in axes_of(x, axis))
         if count == 0 and not given:
             raise ValueError(
                 f"zero-size array to reduction operation {join.__name__} which has no identity"
@@ -285,7 +286,7 @@ def var(
         count: Any = xp.sum(mask, axis, inner, keepdims=kept(keepdims))
         divisor: Any = xp.maximum(count - less, inner.type(0))
     else:
-        count = int(xp.prod([x.shape[d] for d in axes_of(x, axis)], dtype=np.int64))
+        count = product(x.shape[d] for d in axes_of(x, axis))
         divisor = inner.type(max(count - less, 0))
     return finish((total / divisor).astype(wanted), out)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from pjit.ir import ops
 from pjit.ir.core import Value
+from pjit.ir.expr import Dim
 from pjit.ir.types import DType, bool_, f64, i64
 from pjit.tracing.elementwise import UFUNCS, cast
 from pjit.tracing.frames import Frames
@@ -38,9 +39,10 @@ class Scalar(Tracer):
         origins: The promotions and ranges that made it traced, by their points.
         low: A number that it is not below; None: unknown.
         high: A number that it is not above; None: unknown.
+        below: A symbolic size that it is below; None: unknown.
     """
 
-    __slots__ = ("high", "low", "origins", "weak")
+    __slots__ = ("below", "high", "low", "origins", "weak")
 
     def __init__(
         self,
@@ -53,10 +55,11 @@ class Scalar(Tracer):
     ) -> None:
         super().__init__(trace, value)
         self.weak, self.origins, self.low, self.high = weak, origins, low, high
+        self.below: Dim | None = None
 
     def signature(self) -> tuple:
         """What two of them have in common that a trace treats alike."""
-        return (super().signature(), self.weak, self.origins, self.low, self.high)
+        return (super().signature(), self.weak, self.origins, self.low, self.high, self.below)
 
     def __repr__(self) -> str:
         return f"<traced {self.weak.__name__}>"
@@ -361,8 +364,10 @@ class RangeIterator:
         if known is not None:
             low, high = sorted((known[0], known[-1]))
             return Scalar(t, index.value, int, index.origins, low, high)
-        high = getattr(self.source.stop, "high", None)
-        return Scalar(t, index.value, int, index.origins, index.low, high)
+        made = Scalar(t, index.value, int, index.origins, index.low)
+        if step > 0:
+            made.below = getattr(self.source.stop, "dim", None)
+        return made
 
     def _unrolled(self) -> int:
         assert self.known is not None

@@ -14,6 +14,7 @@ from pjit.ir.types import i32, i64
 from pjit.tracing.elementwise import as_bool
 from pjit.tracing.refusals import DATA
 from pjit.tracing.shaping import broadcast_arrays, moveaxis
+from pjit.tracing.sizes import broadcast
 from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import (
     Tracer,
@@ -120,7 +121,7 @@ def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
     if x.ndim != i.ndim:
         raise ValueError("`indices` and `arr` must have the same number of dimensions")
     beside = [d for d in range(x.ndim) if d != at]
-    common = {d: np.broadcast_shapes((x.shape[d],), (i.shape[d],))[0] for d in beside}
+    common = {d: broadcast((x.shape[d],), (i.shape[d],))[0] for d in beside}
     x = xp.broadcast_to(x, tuple(common.get(d, n) for d, n in enumerate(x.shape)))
     i = xp.broadcast_to(i, tuple(common.get(d, n) for d, n in enumerate(i.shape)))
     return x.emit(ops.GatherElements, i, axis=at)

@@ -23,6 +23,7 @@ from pjit.array import Array
 from pjit.ir.core import Value
 from pjit.tracing.frames import Frames, set_local
 from pjit.tracing.scalar import promoted
+from pjit.tracing.sizes import Size
 from pjit.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -161,13 +162,16 @@ class Capture:
     def _tracer(self, x: Tracer) -> None:
         if self._seen(x):
             return
-        raw = x.raw.tensor
         group = self._memo.setdefault(id(x.aliases), len(self._memo)) if x.aliases else None
         self.structure.append((type(x), x.signature(), group))
+        for part in getattr(x.view, "parts", ()):
+            self.walk(part, (), None)
         if x.base is not None:
             self._tracer(x.base)
+        elif isinstance(x, Size):
+            return
         else:
-            self.structure.append(str(raw))
+            self.structure.append(str(x.raw.type))
             self.cells.append(x)
 
     def _container(self, x: Any, path: Path) -> None:

@@ -14,6 +14,7 @@ from pjit.errors import TraceError
 from pjit.ir.builder import Builder
 from pjit.ir.core import Loc, Op, Value
 from pjit.ir.errors import ConstraintError
+from pjit.ir.expr import Dim
 from pjit.ir.ops.basic import Const
 from pjit.ir.types import DType, dtype
 from pjit.tracing.location import expression, location, user_frame, variable, where
@@ -72,6 +73,7 @@ class Trace:
         self.builder = Builder(self.block, Loc("unknown"), self.module)
         self._small: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._captured: dict[int, Value] = {}  # by identity, in graph.kept
+        self._sizes: dict[Dim, Value] = {}
 
     @property
     def repeats(self) -> bool:
@@ -140,9 +142,12 @@ class Trace:
         Raises:
             TraceError: A constraint of the operator does not hold.
         """
+        from pjit.tracing.sizes import plain
+
         if self._known is not None:
             return self._repeated(cls)
         self.builder.loc = location()
+        attrs = {k: plain(v) for k, v in attrs.items()}
         try:
             return self.builder(cls, *operands, **attrs)
         except ConstraintError as e:
@@ -191,6 +196,14 @@ class Trace:
             return self._repeated(Const)
         self.builder.loc = location()
         return Const.of(self.builder, array, name)
+
+    def size(self, dim: Dim) -> Value:
+        """A dimension that varies, as a scalar."""
+        from pjit.tracing.sizes import scalar_of
+
+        if dim not in self._sizes:
+            self._sizes[dim] = scalar_of(self, dim)
+        return self._sizes[dim]
 
     def scalar(self, value: Any, element: DType) -> Value:
         """A constant of rank 0."""

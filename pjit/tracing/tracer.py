@@ -491,7 +491,10 @@ class Tracer:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape."""
-        return self.raw.tensor.static_shape
+        from pjit.tracing.sizes import size
+
+        t = self.context
+        return tuple([d if type(d) is int else size(t, d) for d in self.raw.tensor.shape])
 
     @property
     def ndim(self) -> int:
@@ -501,7 +504,9 @@ class Tracer:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(xp.prod(self.shape, dtype=np.int64))
+        from pjit.tracing.sizes import product
+
+        return product(self.shape)
 
     @property
     def dtype(self) -> np.dtype:
