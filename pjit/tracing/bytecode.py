@@ -163,9 +163,7 @@ class _Code:
         rest, _ = self.step(k, stack, False)
         calls = i.opname in ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
         live = frozenset[str]().union(*(self.live[n] for n in self.after(k)))
-        return Place(
-            self.name(k), live, rest, _callee(i, stack), calls, i.opname == "FOR_ITER"
-        )
+        return Place(self.name(k), live, rest, _callee(i, stack), calls, i.opname == "FOR_ITER")
 
     def name(self, k: int) -> tuple:
         """A conditional jump is named by where it goes: a loop tests at two places."""
@@ -212,8 +210,6 @@ def _variables(i: dis.Instruction) -> tuple[frozenset[str], frozenset[str]]:
     if i.opname.startswith("STORE_FAST"):
         return frozenset(), frozenset(names)
     return frozenset(), frozenset()
-
-
 
 
 def _loaded(i: dis.Instruction, stack: tuple[Item, ...]) -> tuple[int, tuple[Item, ...]] | None:

@@ -23,8 +23,8 @@ from pjit.tracing.frames import Frames
 from pjit.tracing.graph import Answer, Edge, Graph, Node, Open, Raised, Return
 from pjit.tracing.indexing import reshaped
 from pjit.tracing.location import user_traceback, where
-from pjit.tracing.pytrees import flatten
 from pjit.tracing.policy import UNROLLED_ASKING, Policy, Restart
+from pjit.tracing.pytrees import flatten
 from pjit.tracing.scalar import Scalar
 from pjit.tracing.signature import static_key
 from pjit.tracing.state import Capture
@@ -99,8 +99,7 @@ class Explorer:
         edge.target = None
         try:
             tracers = [
-                Tracer(t, v, name)
-                for v, (name, _) in zip(self.arguments, self.inputs, strict=True)
+                Tracer(t, v, name) for v, (name, _) in zip(self.arguments, self.inputs, strict=True)
             ]
             result = self.call(t, tracers)
             del tracers
@@ -219,7 +218,8 @@ class Explorer:
         """The known answer to a question on the way."""
         following = t.follow()
         node = following.source
-        assert node is not None and following.answer is not None
+        assert node is not None
+        assert following.answer is not None
         capture = Capture(t, flag, tag, x)
         if node.parameters and capture.key not in (node.key, node.key[0]):  # type: ignore[index]
             raise changed()

@@ -394,7 +394,9 @@ class CompiledFunction:
         explorer.explore()
         variant = Variant(self, explorer, guards, inputs)
         variant.build([leaves[i] for i in inputs])
-        if family.symbolic and not variant.accepts([type_of(np.asarray(leaves[i])) for i in inputs]):
+        if family.symbolic and not variant.accepts(
+            [type_of(np.asarray(leaves[i])) for i in inputs]
+        ):
             raise Undecided
         return variant
 

@@ -29,7 +29,10 @@ _VALUES = (bool, int, str, bytes, type(None), float, complex, np.generic, np.dty
 _MUTABLE = (list, dict, set)
 _LIBRARIES = tuple({sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")})
 _memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes, _memcmp.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t), ctypes.c_int
+_memcmp.argtypes, _memcmp.restype = (
+    (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
+    ctypes.c_int,
+)
 
 
 @dataclass
@@ -284,7 +287,9 @@ def _content(x: Any) -> Any:
     """What is in a value that can change in place; None if it cannot."""
     if isinstance(x, np.ndarray):
         return x.copy() if x.flags.writeable or x.base is not None else None
-    if isinstance(x, _MUTABLE) or (isinstance(x, tuple) and any(_content(i) is not None for i in x)):
+    if isinstance(x, _MUTABLE) or (
+        isinstance(x, tuple) and any(_content(i) is not None for i in x)
+    ):
         items = list(x.items()) if isinstance(x, dict) else list(x)
         return [(i, _content(i)) for i in items]
     return None

@@ -10,11 +10,12 @@ import numpy as np
 
 from pjit.ir import ops
 from pjit.ir.core import Value
+from pjit.ir.expr import Dim
 from pjit.ir.types import i32, i64
 from pjit.tracing.elementwise import cast
-from pjit.tracing.sizes import broadcast, dim_of, dims, span
 from pjit.tracing.policy import Restart
 from pjit.tracing.scalar import Scalar
+from pjit.tracing.sizes import Undecided, broadcast, dim_of, dims, span
 from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import Tracer, as_tracer, tracers, value_of
 
@@ -33,11 +34,11 @@ class Basic:
         shape: The shape of the part: ``sizes`` without the dimensions of integers, with new axes.
     """
 
-    source: tuple[int, ...]
-    starts: tuple[int, ...]
-    sizes: tuple[int, ...]
+    source: tuple[Dim, ...]
+    starts: tuple[Dim, ...]
+    sizes: tuple[Dim, ...]
     steps: tuple[int, ...]
-    shape: tuple[int, ...]
+    shape: tuple[Dim, ...]
     writable = True
 
     def whole(self, d: int) -> bool:
@@ -63,16 +64,19 @@ class Basic:
         for d, extent in enumerate(self.source):
             if self.whole(d):
                 continue
-            at = self.starts[d] + self.steps[d] * np.arange(self.sizes[d])
+            start, size = self.starts[d], self.sizes[d]
+            if not (isinstance(extent, int) and isinstance(start, int) and isinstance(size, int)):
+                raise Undecided
+            at = start + self.steps[d] * np.arange(size)
             if self.steps[d] == 1:
                 low, high = [0] * len(self.source), [0] * len(self.source)
-                low[d], high[d] = self.starts[d], extent - self.starts[d] - self.sizes[d]
+                low[d], high[d] = start, extent - start - size
                 new = t(ops.Pad, new, low=low, high=high)
             else:
                 origin = np.zeros(extent, np.int64)
-                origin[at] = np.arange(self.sizes[d])
+                origin[at] = np.arange(size)
                 new = t(ops.Gather, new, t.constant(origin), axis=d)
-            if self.sizes[d] < extent:
+            if size < extent:
                 mask = np.zeros(extent, bool)
                 mask[at] = True
                 masks.append(t.constant(mask.reshape(-1, *(1,) * (len(self.source) - d - 1))))
@@ -130,7 +134,9 @@ def _placed(x: Tracer, index: Scalar, d: int) -> Scalar:
             assert size is not None
             if t.policy.limit(index.loop, size):
                 raise t.stop(Restart())
-        outside = (index < -extent) | (index >= extent) if low is None or low < 0 else index >= extent
+        outside = (
+            (index < -extent) | (index >= extent) if low is None or low < 0 else index >= extent
+        )
         if t.ask(outside, f"index {d}"):
             raise IndexError(f"index is out of bounds for axis {d} with size {extent}")
     if low is not None and low >= 0:
@@ -155,7 +161,7 @@ def _picked(x: Tracer, entries: list[Entry]) -> tuple[Tracer, list[Entry]]:
     return x, rest
 
 
-def reshaped(t: Trace, x: Value, shape: tuple[int, ...]) -> Value:
+def reshaped(t: Trace, x: Value, shape: tuple[Dim, ...]) -> Value:
     """The value in a shape; nothing is built when it has it."""
     return x if x.shape == tuple(shape) else t(ops.Reshape, x, shape=shape)
 
@@ -182,7 +188,8 @@ def getitem(x: Tracer, index: Any) -> Tracer:
 
 def _all_integers(index: Any) -> bool:
     return all(
-        isinstance(e, int | np.integer | Scalar) for e in (index if isinstance(index, tuple) else (index,))
+        isinstance(e, int | np.integer | Scalar)
+        for e in (index if isinstance(index, tuple) else (index,))
     )
 
 

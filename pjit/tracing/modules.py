@@ -117,9 +117,17 @@ _SAME = "sqrt exp log log2 log10 sin cos tan sinh cosh tanh expm1 log1p hypot cb
 MATH: dict[Callable, Callable] = {
     getattr(math, n): _function(getattr(np, n)) for n in _SAME.split()
 }
-MATH |= {math.floor: _integer(np.floor), math.ceil: _integer(np.ceil), math.pow: _function(np.power)}
+MATH |= {
+    math.floor: _integer(np.floor),
+    math.ceil: _integer(np.ceil),
+    math.pow: _function(np.power),
+}
 MATH |= {math.trunc: _integer(np.trunc), math.fabs: _function(np.fabs)}
-MATH |= {math.isnan: _test(np.isnan), math.isinf: _test(np.isinf), math.isfinite: _test(np.isfinite)}
+MATH |= {
+    math.isnan: _test(np.isnan),
+    math.isinf: _test(np.isinf),
+    math.isfinite: _test(np.isfinite),
+}
 MATH |= {math.asin: _function(np.arcsin), math.acos: _function(np.arccos)}
 MATH |= {math.atan: _function(np.arctan), math.atan2: _function(np.arctan2)}
 
@@ -170,6 +178,7 @@ class Either:
         self._trace, self._function, self._traced = trace, function, traced
 
     def __call__(self, *xs: Any) -> Any:
+        """Calls the one or the other."""
         if any(isinstance(x, Tracer) for x in xs):
             return self._traced(self._trace, *xs)
         return self._function(*xs)

@@ -19,7 +19,6 @@ from pjit.ir.core import Value
 from pjit.ir.expr import Dim
 from pjit.ir.types import DType, bool_, f64, i64
 from pjit.tracing.elementwise import UFUNCS, cast
-from pjit.tracing.frames import Frames
 from pjit.tracing.policy import UNROLLED, Restart
 from pjit.tracing.trace import Trace
 from pjit.tracing.tracer import Tracer, xp
@@ -43,6 +42,7 @@ class Scalar(Tracer):
         loop: The point of the loop whose index it is; None: it is no index.
     """
 
+    weak: type
     __slots__ = ("below", "high", "loop", "low", "origins", "weak")
 
     def __init__(
@@ -61,7 +61,15 @@ class Scalar(Tracer):
 
     def signature(self) -> tuple:
         """What two of them have in common that a trace treats alike."""
-        return (super().signature(), self.weak, self.origins, self.low, self.high, self.below, self.loop)
+        return (
+            super().signature(),
+            self.weak,
+            self.origins,
+            self.low,
+            self.high,
+            self.below,
+            self.loop,
+        )
 
     def __repr__(self) -> str:
         return f"<traced {self.weak.__name__}>"
@@ -108,9 +116,7 @@ class Scalar(Tracer):
         return other // self, other % self
 
 
-def number(
-    t: Trace, x: Tracer, kind: type, origins: frozenset[Hashable] = frozenset()
-) -> Scalar:
+def number(t: Trace, x: Tracer, kind: type, origins: frozenset[Hashable] = frozenset()) -> Scalar:
     """An array of one element as a number of Python."""
     from pjit.tracing.indexing import reshaped
 
@@ -326,7 +332,7 @@ class RangeIterator:
         return ("unrolled", str(self.done), repr(self.known))
 
     def _begin(self) -> None:
-        frames = Frames(self.trace.base)
+        frames = self.trace.frames()
         self.frame, self.point = frames.frames[-1], frames.point
         self.trace.open(self)
         pinned = self.point in self.trace.policy.pinned
@@ -395,7 +401,7 @@ class RangeIterator:
         return self.known[self.done - 1]
 
 
-def to_number(kind: type) -> Callable[[Any], Any]:
+def to_number(kind: type) -> Callable[[Trace, Any], Any]:
     """``int``, ``float`` and ``bool`` of a traced value."""
 
     def convert(t: Trace, x: Any) -> Any:

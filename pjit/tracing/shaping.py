@@ -13,6 +13,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from pjit.ir import ops
 from pjit.ir.core import Value
+from pjit.ir.expr import Dim
 from pjit.tracing.indexing import reshaped, transposed
 from pjit.tracing.sizes import broadcast, dims, index, product
 from pjit.tracing.trace import Trace, refuse_function
@@ -32,8 +33,8 @@ NOTHING = np._NoValue
 class Reshaped:
     """A view with another shape, of an array of shape ``source``."""
 
-    shape: tuple[int, ...]
-    source: tuple[int, ...]
+    shape: tuple[Dim, ...]
+    source: tuple[Dim, ...]
     writable = True
 
     def read(self, t: Trace, base: Value) -> Value:
@@ -65,7 +66,7 @@ class Permuted:
 class Spread:
     """A view that repeats elements, which nobody may write."""
 
-    shape: tuple[int, ...]
+    shape: tuple[Dim, ...]
     writable = False
 
     def read(self, t: Trace, base: Value) -> Value:
@@ -227,7 +228,7 @@ def broadcast_to(array: Any, shape: Any) -> Tracer:
     return x.derive(Spread(dims(wanted)))
 
 
-def broadcasted(t: Trace, x: Value, shape: tuple[int, ...]) -> Value:
+def broadcasted(t: Trace, x: Value, shape: tuple[Dim, ...]) -> Value:
     """The value broadcast to a shape; nothing is built when it has it."""
     return x if x.shape == tuple(shape) else t(ops.Broadcast, x, shape=shape)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pjit.ir import expr, ops, opdef
+from pjit.ir import expr, opdef, ops
 from pjit.ir.core import Value
 from pjit.ir.errors import ConstraintError
 from pjit.ir.expr import Dim, Expr
@@ -178,7 +178,9 @@ def _arithmetic(name: str, apply: Callable[[Any, Any], Any]) -> Any:
 
     def operator_(self: Size, other: Any) -> Any:
         d = dim_of(other)
-        if d is None or (apply in (operator.floordiv, operator.mod) and not _positive(d, self, reflected)):
+        if d is None or (
+            apply in (operator.floordiv, operator.mod) and not _positive(d, self, reflected)
+        ):
             return plainly(self, other)
         a, b = (d, self.dim) if reflected else (self.dim, d)
         return size(self.context, apply(a, b))

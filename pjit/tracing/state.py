@@ -21,7 +21,7 @@ import numpy as np
 
 from pjit.array import Array
 from pjit.ir.core import Value
-from pjit.tracing.frames import Frames, set_local
+from pjit.tracing.frames import set_local
 from pjit.tracing.scalar import promoted
 from pjit.tracing.sizes import Size
 from pjit.tracing.tracer import Tracer
@@ -34,7 +34,14 @@ Setter = Callable[[Any], None]
 NUMBERS = (int, float)
 HASHED = 1 << 20  # bytes of an array that are compared; of a larger one a sample
 _FIXED = (str, bytes, complex, bool, type(None), type(Ellipsis), type(NotImplemented), range, slice)
-_STATELESS = (type, types.ModuleType, types.BuiltinFunctionType, np.ufunc, np.dtype, enum.Enum)
+_STATELESS: tuple = (
+    type,
+    types.ModuleType,
+    types.BuiltinFunctionType,
+    np.ufunc,
+    np.dtype,
+    enum.Enum,
+)
 _STATELESS += (types.MethodDescriptorType, types.WrapperDescriptorType, types.CodeType, Array)
 _STATELESS += (types.MethodWrapperType, types.GetSetDescriptorType, types.GenericAlias)
 _STATELESS += (types.ClassMethodDescriptorType, property, staticmethod, classmethod)
@@ -65,7 +72,7 @@ class Capture:
         self.cells: list[Tracer] = []
         self._memo: dict[int, int] = {}
         self._kept: list[Any] = []
-        frames = Frames(trace.base)
+        frames = trace.frames()
         self.point = (*frames.point, tag)
         self.promoted = trace.policy.promoted.get(self.point, frozenset())
         self.unique = frames.unique(trace.iterators, bool(tag))
@@ -95,7 +102,8 @@ class Capture:
 
     def similar(self, other: Capture) -> list[Path] | None:
         """The paths of numbers that differ, if nothing else does; None when something else does, or
-        one cannot be replaced."""
+        one cannot be replaced.
+        """
         if self.unique or other.unique or self.point != other.point:
             return None
         if self.structure != other.structure:
@@ -125,6 +133,7 @@ class Capture:
     # Walking
 
     def walk(self, x: Any, path: Path, setter: Setter | None) -> None:
+        """Notes an object: at a path from a variable, which can be set or not."""
         kind = type(x)
         if kind in NUMBERS:
             self._number(x, path, setter)
@@ -244,7 +253,8 @@ def attributes(x: Any) -> Iterator[tuple[str, Any]]:
 def _is_plain(x: Any) -> bool:
     """Whether an object is what its attributes are: its classes are Python's."""
     return all(
-        c is object or c.__flags__ & (1 << 9) for c in type(x).__mro__  # Py_TPFLAGS_HEAPTYPE
+        c is object or c.__flags__ & (1 << 9)
+        for c in type(x).__mro__  # Py_TPFLAGS_HEAPTYPE
     ) and type(x).__basicsize__ <= _PLAIN_SIZE + 8 * len(list(attributes(x)))
 
 
@@ -289,4 +299,3 @@ def _tracers_in(x: Any, seen: set[int]) -> Iterator[Tracer]:
                 continue
     elif _is_plain(x):
         yield from _tracers_in([v for _, v in attributes(x)], seen)
-

@@ -1,17 +1,17 @@
 """From the trace graph to structured control flow: ``if`` and ``while``.
 
-The graph is reducible, as it comes from structured code. A question becomes an ``if``; branches that
-lead to one node meet after the ``if`` of the question that dominates it, which yields the values
-for it; a loop becomes a ``while``. Where branches lead to several places, a number says which
-(after N. Ramsey, "Beyond Relooper", ICFP 2022, with values instead of jumps).
+The graph is reducible, as it comes from structured code. A question becomes an ``if``; branches
+that lead to one node meet after the ``if`` of the question that dominates it, which yields the
+values for it; a loop becomes a ``while``. Where branches lead to several places, a number says
+which (after N. Ramsey, "Beyond Relooper", ICFP 2022, with values instead of jumps).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import networkx as nx
 import numpy as np
 import optree
 
@@ -22,13 +22,8 @@ from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.basic import Return as Ret
 from pjit.ir.ops.reduce import Reduction
 from pjit.ir.types import TensorType, i64, tensor
-from pjit.tracing.graph import Edge, Graph, Leaf, Node, Open, Raised, Return
-
-Target = Node | Leaf
-
-
-class Irreducible(Exception):
-    """A loop has two entries."""
+from pjit.tracing.flowgraph import FlowGraph, Target
+from pjit.tracing.graph import Edge, Graph, Leaf, Node, Open, Return
 
 
 @dataclass
@@ -109,97 +104,10 @@ class _Structurer:
     def __init__(self, graph: Graph, arguments: Sequence[Value], home: Loc) -> None:
         self.graph, self.arguments, self.home = graph, arguments, home
         self.module = Module(constants=Constants(graph.module.constants))
-        self.needed, self.same = _simplified(graph)
-        self.live = self._liveness()
-        self.open_leaves: dict[Node, Open] = {}
-        self._shape()
+        self.flow = FlowGraph(graph, arguments)
         self.leaves: list[Leaf] = []
         self.numbers: dict[Target, int] = {}
         self.loops: list[Node] = []  # open ones
-
-    # The shape of the graph
-
-    def _shape(self) -> None:
-        g = nx.DiGraph()
-        start = self.graph.root
-        g.add_node(start)
-        edges = [self.graph.root]
-        seen: set[Target] = set()
-        self.incoming: dict[Target, int] = {}
-        while edges:
-            e = edges.pop()
-            assert e.target is not None
-            g.add_edge(e.source or start, e.target)
-            self.incoming[e.target] = self.incoming.get(e.target, 0) + 1
-            if e.target in seen or not isinstance(e.target, Node):
-                continue
-            seen.add(e.target)
-            edges += self.outgoing(e.target)
-            if e.target.kind is not bool:
-                g.add_edge(e.target, self.open_leaf(e.target))
-        self.order = {n: i for i, n in enumerate(reversed(list(nx.dfs_postorder_nodes(g, start))))}
-        self.dominator = nx.immediate_dominators(g, start)
-        self.dominator[start] = None
-        self.back = [(a, b) for a, b in g.edges if self.order[b] <= self.order[a]]
-        self.bodies: dict[Node, set] = {}
-        for a, b in self.back:
-            if not self._dominates(b, a):
-                raise Irreducible
-            body = self.bodies.setdefault(b, {b})
-            todo = [a]
-            while todo:
-                n = todo.pop()
-                if n not in body:
-                    body.add(n)
-                    todo += list(g.predecessors(n))
-
-    def _dominates(self, a: Target, b: Target | None) -> bool:
-        while b is not None and b is not a:
-            b = self.dominator[b]
-        return b is a
-
-    def outgoing(self, node: Node) -> list[Edge]:
-        return list(node.edges.values())
-
-    def open_leaf(self, node: Node) -> Open:
-        return self.open_leaves.setdefault(node, Open(node))
-
-    def _liveness(self) -> dict[Node, list[Value]]:
-        """The values from before a node that it and what follows use, beside its parameters."""
-        nodes = list(self.graph.nodes.values())
-        live: dict[Node, dict[Value, None]] = {n: {} for n in nodes}
-        fixed = set(self.arguments)
-        changed = True
-        while changed:
-            changed = False
-            for n in nodes:
-                found = {self.same.get(n.asked, n.asked): None}
-                for e in n.edges.values():
-                    found |= self._used(e, live)
-                for p in n.parameters:
-                    found.pop(p, None)
-                found = {v: None for v in found if v not in fixed}
-                if found.keys() != live[n].keys():
-                    live[n], changed = found, True
-        return {n: list(found) for n, found in live.items()}
-
-    def _used(self, edge: Edge, live: dict[Node, dict[Value, None]]) -> dict[Value, None]:
-        """The values that an edge and what follows use."""
-        target = edge.target
-        found: dict[Value, None] = {}
-        if isinstance(target, Node):
-            found |= live[target]
-            found |= {edge.arguments[i]: None for i in self.kept(target)}
-        elif not isinstance(target, Open):
-            found |= dict.fromkeys(edge.arguments)
-        made = [op for op in edge.block.ops if op in self.needed]
-        for op in made:
-            found |= dict.fromkeys(op.operands)
-        found = {self.same.get(v, v): None for v in found}
-        for op in made:
-            for r in op.results:
-                found.pop(r, None)
-        return found
 
     # Building
 
@@ -232,12 +140,12 @@ class _Structurer:
         return self.numbers.setdefault(target, len(self.numbers))
 
     def value(self, v: Value, env: dict[Value, Value]) -> Value:
-        return env[self.same.get(v, v)]
+        return env[self.flow.same.get(v, v)]
 
     def along(self, b: Builder, edge: Edge, env: dict[Value, Value]) -> Flow:
         """Builds what an edge does, and goes to its target."""
         for op in edge.block.ops:
-            if op in self.needed:
+            if op in self.flow.needed:
                 self.copy(b, op, env)
         assert edge.target is not None
         return self.go(b, edge.target, self.passed(edge, env), env)
@@ -253,44 +161,31 @@ class _Structurer:
     def passed(self, edge: Edge, env: dict[Value, Value]) -> list[Value]:
         target = edge.target
         if isinstance(target, Node):
-            keep = self.kept(target)
+            keep = self.flow.kept(target)
             return [self.value(edge.arguments[i], env) for i in keep]
         if isinstance(target, Open):
             return []
         return [self.value(v, env) for v in edge.arguments]
 
-    def kept(self, node: Node) -> list[int]:
-        """The parameters that are needed and not the same as another value."""
-        return [
-            i for i, p in enumerate(node.parameters) if p in self.needed and p not in self.same
-        ]
-
     def go(self, b: Builder, target: Target, values: list[Value], env: dict[Value, Value]) -> Flow:
-        inside = not self.loops or target in self.bodies[self.loops[-1]]
+        inside = not self.loops or target in self.flow.bodies[self.loops[-1]]
         if isinstance(target, Leaf) or target in self.loops:
             return Flow({target: values})
-        values = [*values, *(env[v] for v in self.live[target])]
-        if not inside or self.forward(target) > 1:
+        values = [*values, *(env[v] for v in self.flow.live[target])]
+        if not inside or self.flow.forward(target) > 1:
             return Flow({target: values})
         return self.node(b, target, values, env)
 
-    def forward(self, target: Target) -> int:
-        """How many edges lead to a node, but for those of its own loop."""
-        back = sum(1 for _, t in self.back if t is target)
-        return self.incoming[target] - back
-
-    def node(
-        self, b: Builder, node: Node, values: list[Value], env: dict[Value, Value]
-    ) -> Flow:
-        count = len(self.kept(node))
-        env.update(zip(self.live[node], values[count:], strict=True))
-        if node in self.bodies:
+    def node(self, b: Builder, node: Node, values: list[Value], env: dict[Value, Value]) -> Flow:
+        count = len(self.flow.kept(node))
+        env.update(zip(self.flow.live[node], values[count:], strict=True))
+        if node in self.flow.bodies:
             return self.loop(b, node, values[:count], env)
         self.enter(node, values[:count], env)
         return self.branch(b, node, env)
 
     def enter(self, node: Node, values: Sequence[Value], env: dict[Value, Value]) -> None:
-        params = [node.parameters[i] for i in self.kept(node)]
+        params = [node.parameters[i] for i in self.flow.kept(node)]
         env.update(zip(params, values, strict=True))
 
     def branch(self, b: Builder, node: Node, env: dict[Value, Value]) -> Flow:
@@ -310,7 +205,7 @@ class _Structurer:
     ) -> Flow:
         """A question about a value: one answer after the other."""
         if not edges:
-            return Flow({self.open_leaf(node): [asked]})
+            return Flow({self.flow.open_leaf(node): [asked]})
         first, *rest = edges
         answer = b.constant(np.asarray(first.answer), asked.dtype.numpy)
         equal = b(ops.Eq, asked, answer)
@@ -341,9 +236,9 @@ class _Structurer:
             builders.append(inner)
         targets = list(dict.fromkeys(t for f in flows for t in f.values))
         if self.loops:
-            for side in (0, 1):
-                if self.leaves_loop(flows[side], blocks[side]) and _speculative(blocks[1 - side]):
-                    return self.speculated(b, flag, side, flows, blocks[1 - side])
+            for k in (0, 1):
+                if self.leaves_loop(flows[k], blocks[k]) and _speculative(blocks[1 - k]):
+                    return self.speculated(b, flag, k, flows, blocks[1 - k])
         slots: list[_Slot] = []
         places: dict[Target, list[int | Value]] = {}
         for t in sorted(targets, key=self.number):
@@ -352,12 +247,12 @@ class _Structurer:
         if not coded and not slots:
             return Flow({t: [p for p in at if isinstance(p, Value)] for t, at in places.items()})
         types = [s.type for s in slots]
-        for side, (flow, inner) in enumerate(zip(flows, builders, strict=True)):
+        for k, (flow, inner) in enumerate(zip(flows, builders, strict=True)):
             inner.loc = loc
-            values = [s.sides[side] or self.dummy(inner, s.type) for s in slots]
+            given = [s.sides[k] or self.dummy(inner, s.type) for s in slots]
             if coded:
-                values.append(self.code(inner, flow))
-            inner(ops.Yield, *values)
+                given.append(self.code(inner, flow))
+            inner(ops.Yield, *given)
         b.loc = loc
         if coded:
             types.append(tensor(i64))
@@ -370,7 +265,7 @@ class _Structurer:
 
     def leaves_loop(self, flow: Flow, block: Block) -> bool:
         """Whether a side does nothing but leave the loop, with values from outside the side."""
-        body = self.bodies[self.loops[-1]]
+        body = self.flow.bodies[self.loops[-1]]
         return not block.ops and not any(t in body for t in flow.values)
 
     def speculated(
@@ -415,14 +310,18 @@ class _Structurer:
             if all(v is given[0] for v in given) and not any(_inside(given[0], k) for k in blocks):
                 out.append(given[0])
                 continue
-            out.append(self.slot(slots, wanted, given[0].tensor, {p for p in out if type(p) is int}))
+            out.append(
+                self.slot(slots, wanted, given[0].tensor, {p for p in out if type(p) is int})
+            )
         return out
 
     def slot(
         self, slots: list[_Slot], wanted: list[Value | None], type: TensorType, taken: set[int]
     ) -> int:
         for k, s in enumerate(slots):
-            free = all(a is None or w is None or a is w for a, w in zip(s.sides, wanted, strict=True))
+            free = all(
+                a is None or w is None or a is w for a, w in zip(s.sides, wanted, strict=True)
+            )
             exact = all(a is w for a, w in zip(s.sides, wanted, strict=True))
             if s.type == type and (exact or (free and k not in taken)):
                 s.sides = [a if w is None else w for a, w in zip(s.sides, wanted, strict=True)]
@@ -446,12 +345,12 @@ class _Structurer:
                 for t in flow.values
                 if isinstance(t, Node)
                 and t not in self.loops
-                and self.dominator[t] in owners
-                and (not self.loops or t in self.bodies[self.loops[-1]])
+                and self.flow.dominator[t] in owners
+                and (not self.loops or t in self.flow.bodies[self.loops[-1]])
             ]
             if not ready:
                 return flow
-            flow = self.resume(b, flow, min(ready, key=self.order.__getitem__), scope)
+            flow = self.resume(b, flow, min(ready, key=self.flow.order.__getitem__), scope)
 
     def resume(self, b: Builder, flow: Flow, node: Node, env: dict[Value, Value]) -> Flow:
         values = flow.values.pop(node)
@@ -467,9 +366,7 @@ class _Structurer:
 
     # Loops
 
-    def loop(
-        self, b: Builder, head: Node, values: list[Value], env: dict[Value, Value]
-    ) -> Flow:
+    def loop(self, b: Builder, head: Node, values: list[Value], env: dict[Value, Value]) -> Flow:
         tested = self.tested(head)
         self.loops.append(head)
         types = [v.tensor for v in values]
@@ -485,7 +382,7 @@ class _Structurer:
         slots = [_Slot(t, [v]) for t, v in zip(types, flow.values[head], strict=True)]
         exits = sorted((t for t in flow.values if t is not head), key=self.number)
         places = {t: self.exit_slots(slots, flow.values[t], body) for t in exits}
-        carried = [s.sides[0] for s in slots]
+        carried = [v for s in slots if (v := s.sides[0]) is not None]
         bb.loc = b.loc = Loc(head.where.split(", in ")[0])
         here = np.asarray(self.number(head))
         inits = [*values, *(self.dummy(b, s.type) for s in slots[len(types) :])]
@@ -497,7 +394,7 @@ class _Structurer:
             body.add_arg(v.tensor)
         test = Block([v.tensor for v in inits])
         tb = self.inner(test, head)
-        going = tb(ops.Eq, test.args[-1], tb.constant(here, i64)) if exits else None
+        going: Any = tb(ops.Eq, test.args[-1], tb.constant(here, i64)) if exits else None
         if tested is not None:
             inside = dict(env)
             self.enter(head, test.args[: len(types)], inside)
@@ -516,7 +413,7 @@ class _Structurer:
         else:
             self.enter(head, op.results[: len(types)], env)
             flow = self.after(b, code, Flow(left), tested[1], here, env)
-        return self.settle(b, flow, self.bodies[head], env)
+        return self.settle(b, flow, self.flow.bodies[head], env)
 
     def after(
         self,
@@ -540,15 +437,13 @@ class _Structurer:
         """
         if head.kind is not bool:
             return None
-        body = self.bodies[head]
+        body = self.flow.bodies[head]
         yes, no = head.edges[True], head.edges[False]
         if (yes.target in body) == (no.target in body):
             return None
         return (yes, no) if yes.target in body else (no, yes)
 
-    def exit_slots(
-        self, slots: list[_Slot], values: list[Value], body: Block
-    ) -> list[int | Value]:
+    def exit_slots(self, slots: list[_Slot], values: list[Value], body: Block) -> list[int | Value]:
         out: list[int | Value] = []
         for v in values:
             if not _inside(v, body):
@@ -565,7 +460,15 @@ class _Structurer:
         return Builder(block, Loc(node.where.split(", in ")[0]), self.module)
 
 
-_PASSES = (ops.Const, ops.Broadcast, ops.Reshape, ops.Transpose, ops.Slice, ops.Pad, ops.Concat)
+_PASSES: tuple = (
+    ops.Const,
+    ops.Broadcast,
+    ops.Reshape,
+    ops.Transpose,
+    ops.Slice,
+    ops.Pad,
+    ops.Concat,
+)
 _PASSES += (ops.Iota, ops.Sizes, ops.ReduceMean, Reduction, Elementwise)
 _DIVISIONS = (ops.Div, ops.Floordiv, ops.Mod)
 
@@ -589,72 +492,3 @@ def _inside(v: Value, block: Block) -> bool:
         owner = at.owner
         at = owner.parent if isinstance(owner, Op) else None
     return False
-
-
-def _simplified(graph: Graph) -> tuple[set, dict[Value, Value]]:
-    """What is needed, and which parameters are always another value.
-
-    Returns:
-        The operations and parameters that results or questions depend on, and for each parameter
-        that gets one value on all edges, that value.
-    """
-    nodes: list[Node] = []
-    edges: list[Edge] = []
-    todo = [graph.root]
-    seen: set = set()
-    while todo:
-        e = todo.pop()
-        edges.append(e)
-        if isinstance(e.target, Node) and e.target not in seen:
-            seen.add(e.target)
-            nodes.append(e.target)
-            todo += list(e.target.edges.values())
-    into: dict[Node, list[Edge]] = {n: [] for n in nodes}
-    for e in edges:
-        if isinstance(e.target, Node):
-            into[e.target].append(e)
-    same: dict[Value, Value] = {}
-
-    def final(v: Value) -> Value:
-        while v in same:
-            v = same[v]
-        return v
-
-    changed = True
-    while changed:
-        changed = False
-        for n in nodes:
-            for i, p in enumerate(n.parameters):
-                if p in same:
-                    continue
-                given = {final(e.arguments[i]) for e in into[n]} - {p}
-                if len(given) == 1:
-                    same[p] = given.pop()
-                    changed = True
-    owner = {p: (n, i) for n in nodes for i, p in enumerate(n.parameters)}
-    needed: set = set()
-    wanted: list[Value] = []
-
-    def need(values: Iterable[Value]) -> None:
-        wanted.extend(final(v) for v in values)
-
-    for n in nodes:
-        need([n.asked])
-    for e in edges:
-        if isinstance(e.target, Return):
-            need(e.arguments)
-    while wanted:
-        v = wanted.pop()
-        if v in needed:
-            continue
-        needed.add(v)
-        if v in owner:
-            n, i = owner[v]
-            need(e.arguments[i] for e in into[n])
-        elif v.op is not None and v.op not in needed:
-            needed.add(v.op)
-            need(v.op.operands)
-    return needed, {p: final(p) for p in same}
-
-
-__all__ = ["Flow", "Irreducible", "Raised", "Structured", "structured"]

@@ -17,6 +17,7 @@ from pjit.ir.errors import ConstraintError
 from pjit.ir.expr import Dim
 from pjit.ir.ops.basic import Const
 from pjit.ir.types import DType, dtype
+from pjit.tracing.frames import Frames
 from pjit.tracing.location import expression, location, user_frame, variable, where
 from pjit.tracing.refusals import REFUSED
 
@@ -83,6 +84,11 @@ class Trace:
     def follow(self) -> Edge:
         """The next edge of the path."""
         return next(self._path)
+
+    def frames(self) -> Frames:
+        """The frames of the function, down to where it is."""
+        assert self.base is not None
+        return Frames(self.base)
 
     def stop(self, reason: BaseException) -> BaseException:
         """Ends the run by an exception, which is returned."""

@@ -35,14 +35,11 @@ WEAK = (int, float, complex)  # Python numbers take the dtype of the array besid
 
 
 class View(Protocol):
-    """How a view follows from its base; equal for views that are made alike.
-
-    Attributes:
-        writable: Whether ``write`` may be called.
-    """
+    """How a view follows from its base; equal for views that are made alike."""
 
     @property
-    def writable(self) -> bool: ...
+    def writable(self) -> bool:
+        """Whether ``write`` may be called."""
 
     def read(self, t: Trace, base: Value) -> Value:
         """The value of the view."""
@@ -371,7 +368,7 @@ class Tracer:
     def __index__(self) -> int:
         if self.shape or self.dtype.kind not in "iu":
             raise TypeError("only integer scalar arrays can be converted to a scalar index")
-        return self.context.demand(self, int)
+        return int(self.context.demand(self, int))
 
     __int__, __float__ = _number(int), _number(float)
     __complex__ = _question("complex()")
