@@ -19,7 +19,7 @@ from types import CodeType
 NEW_CALLS = sys.version_info >= (3, 13)  # the callable is below NULL, not above it
 
 Item = tuple  # what an item of the stack is: ("local", name), ("call",), ...
-LOADED = ("null", "const", "local", "global", "attr", "self", "built")  # follow from variables
+LOADED = ("null", "const", "local", "cell", "global", "attr", "self", "built")  # from variables
 _LOADS = {"LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_BORROW", "LOAD_FAST_AND_CLEAR"}
 _DEREFS = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_CLOSURE", "LOAD_FROM_DICT_OR_DEREF"}
 _READS = _LOADS | {"DELETE_FAST"}
@@ -36,7 +36,7 @@ class Place:
 
     Attributes:
         name: Stands for the place: equal where what follows is equal.
-        live: The local variables that may be read later.
+        live: The local variables that may be read later, or that the stack holds.
         hidden: The items on the stack that the instruction does not consume, lowest first.
         callee: Where the instruction is a call: what is called.
         calls: Whether it is a call of an object, not of a method behind an operator.
@@ -101,7 +101,7 @@ class _Code:
 
     def _stacks(self) -> list[tuple[Item, ...] | None]:
         found: list[tuple[Item, ...] | None] = [None] * len(self.ins)
-        todo: list[tuple[int, tuple[Item, ...]]] = [(0, ())]
+        todo: list[tuple[int, tuple[Item, ...]]] = [(0, ())]  # what may differ is a ("call",)
         todo += [(t, (("call",),) * depth) for _, _, t, depth in self.handlers]
         while todo:
             k, stack = todo.pop()
@@ -126,6 +126,19 @@ class _Code:
         name, arg = i.opname, i.arg or 0
         if name in _IGNORED:
             return stack, stack
+        if name.startswith(("STORE_FAST", "STORE_DEREF", "DELETE_FAST", "DELETE_DEREF")):
+            names = i.argval if isinstance(i.argval, tuple) else (i.argval,)
+            stack = tuple(("call",) if _mentions(x, names) else x for x in stack)
+        if name == "UNPACK_SEQUENCE":
+            return stack[:-1], (*stack[:-1], *((("call",),) * arg))
+        if name == "BEFORE_WITH":
+            return stack[:-1], (*stack[:-1], ("call",), ("call",))
+        if name in ("LIST_APPEND", "SET_ADD", "MAP_ADD"):
+            rest = stack[: len(stack) - (2 if name == "MAP_ADD" else 1)]
+            at = len(rest) - arg
+            return rest, (*rest[:at], ("call",), *rest[at + 1 :])
+        if name == "FOR_ITER" and stack and stack[-1] != ("iter",):
+            stack = (*stack[:-1], ("call",))
         pushed = _loaded(i, stack)
         if pushed is not None:
             popped, items = pushed
@@ -153,7 +166,7 @@ class _Code:
         if name == "GET_ITER":
             item = ("iter",)
         elif name.startswith("BUILD_") and all(x[0] in LOADED for x in stack[len(rest) :]):
-            item = ("built",)
+            item = ("built", *stack[len(rest) :])
         return rest, rest + (item,) * pushes
 
     def place(self, lasti: int) -> Place:
@@ -163,6 +176,7 @@ class _Code:
         rest, _ = self.step(k, stack, False)
         calls = i.opname in ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
         live = frozenset[str]().union(*(self.live[n] for n in self.after(k)))
+        live |= {name for item in rest for name in _locals(item)}
         return Place(self.name(k), live, rest, _callee(i, stack), calls, i.opname == "FOR_ITER")
 
     def name(self, k: int) -> tuple:
@@ -200,6 +214,20 @@ class _Code:
         return self.offsets[k]
 
 
+def _locals(item: Item) -> Iterator[str]:
+    """The local variables that an item of the stack refers to."""
+    if item[0] in ("local", "cell"):
+        yield item[1]
+    elif item[0] in ("attr", "built"):
+        for part in item[1:]:
+            if isinstance(part, tuple):
+                yield from _locals(part)
+
+
+def _mentions(item: Item, names: tuple[str, ...]) -> bool:
+    return any(name in names for name in _locals(item))
+
+
 def _variables(i: dis.Instruction) -> tuple[frozenset[str], frozenset[str]]:
     """The local variables that an instruction reads and writes."""
     names = i.argval if isinstance(i.argval, tuple) else (i.argval,)
@@ -218,9 +246,11 @@ def _loaded(i: dis.Instruction, stack: tuple[Item, ...]) -> tuple[int, tuple[Ite
     if name == "PUSH_NULL":
         return 0, (("null",),)
     if name in ("LOAD_CONST", "LOAD_SMALL_INT"):
-        return 0, (("const",),)
-    if name in _LOADS or name in _DEREFS:
-        return 0, (("local", i.argval),)
+        return 0, (("const", repr(i.argval)),)
+    if name in _LOADS:
+        return 0, (("call",) if i.argval == ".0" else ("local", i.argval),)
+    if name in _DEREFS:
+        return 0, (("cell", i.argval),)
     if name.startswith("LOAD_FAST") and isinstance(i.argval, tuple):
         return 0, tuple(("local", v) for v in i.argval)
     if name == "LOAD_GLOBAL":
@@ -233,7 +263,7 @@ def _loaded(i: dis.Instruction, stack: tuple[Item, ...]) -> tuple[int, tuple[Ite
     )
     if method or name == "LOAD_ATTR":
         owner = stack[-1] if stack else ("call",)
-        known = owner[0] in ("local", "global", "attr", "const")
+        known = owner[0] in ("local", "cell", "global", "attr", "const")
         item = ("attr", owner, i.argval) if known else ("call",)
         return 1, ((item, ("self",)) if method else (item,))
     return None
@@ -259,6 +289,18 @@ def _facts(code: CodeType) -> _Code:
 def place(code: CodeType, lasti: int) -> Place:
     """The facts about an instruction, by its offset."""
     return _facts(code).place(lasti)
+
+
+@lru_cache(maxsize=1024)
+def rebinds(code: CodeType, name: str) -> bool:
+    """Whether a function in another one assigns a variable of the outer one."""
+    inner = [c for c in code.co_consts if isinstance(c, CodeType) and name in c.co_freevars]
+    stores = ("STORE_DEREF", "DELETE_DEREF")
+    return any(
+        any(i.opname in stores and i.argval == name for i in dis.get_instructions(c))
+        or rebinds(c, name)
+        for c in inner
+    )
 
 
 def opname(code: CodeType, lasti: int) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from pjit.tracing.bytecode import LOADED, Item, Place, opname, place
+from pjit.tracing.bytecode import LOADED, Item, Place, opname, place, rebinds
 from pjit.tracing.location import internal, user_frame
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _GENERATORS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _TESTS = ("POP_JUMP", "JUMP_IF", "TO_BOOL", "UNARY_NOT")
+_CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
+_CODE += (types.MethodWrapperType,)
 TRANSPARENT: set[CodeType] = set()  # code of ours that calls a user's function once
 
 
@@ -74,12 +76,49 @@ class Frames:
             loops = sum(1 for item in at.hidden if item[0] == "iter")
             if loops != sum(1 for i in iterators if i.frame is frame):
                 return "a for loop runs over something other than a range"
-            if any(item[0] not in LOADED and item[0] != "iter" for item in at.hidden):
+            if not all(item[0] == "iter" or self._follows(frame, item) for item in at.hidden):
                 return "an expression is half evaluated"
+            if not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+                return "a class is being defined"
             inner = self.frames[k + 1] if k + 1 < len(self.frames) else None
             if not (once and inner is None) and not _once(frame, at, inner):
                 return "it is called by a function that is not Python"
         return ""
+
+    def owner(self, cell: types.CellType, name: str) -> int:
+        """Which frame a variable of a closure belongs to; -1: one that has ended."""
+        known = cell.cell_contents
+        probe = cell.cell_contents = object()
+        try:
+            for depth, frame in enumerate(self.frames):
+                code = frame.f_code
+                if name in code.co_cellvars + code.co_freevars:
+                    if frame.f_locals.get(name) is probe:
+                        return depth
+        finally:
+            cell.cell_contents = known
+        return -1
+
+    def _follows(self, frame: FrameType, item: Item) -> bool:
+        """Whether an item of the stack is what the variable that it came from is now."""
+        kind = item[0]
+        if kind == "built":
+            return all(self._follows(frame, x) for x in item[1:])
+        if kind == "cell":
+            owners = [f.f_code for f in self.frames if item[1] in f.f_code.co_cellvars]
+            if owners:
+                return not any(rebinds(code, item[1]) for code in owners)
+            return isinstance(called(frame, item), _CODE)
+        if kind == "attr" and _root(item)[0] != "global":
+            owner = called(frame, item[1])
+            own = getattr(owner, "__dict__", {})
+            fixed = isinstance(called(frame, item), _CODE) and item[2] not in own
+            return fixed and self._follows(frame, item[1])
+        return kind in LOADED
+
+
+def _root(item: Item) -> Item:
+    return _root(item[1]) if item[0] == "attr" else item
 
 
 def _once(frame: FrameType, at: Place, inner: FrameType | None) -> bool:
@@ -97,7 +136,7 @@ def _once(frame: FrameType, at: Place, inner: FrameType | None) -> bool:
 def called(frame: FrameType, item: Item) -> Any:
     """What an item of the stack refers to; None when that is not known."""
     kind = item[0]
-    if kind == "local":
+    if kind in ("local", "cell"):
         return frame.f_locals.get(item[1])
     if kind == "global":
         try:

@@ -310,6 +310,11 @@ class CompiledFunction:
         return variant(leaves, args, kwargs)
 
     @property
+    def __pjit_stateless__(self) -> Callable:
+        """What tells it from others."""
+        return self.function
+
+    @property
     def __pjit_function__(self) -> Callable:
         """The function itself."""
         return self.function

@@ -143,10 +143,13 @@ NUMPY: dict[Callable, Callable] = {
 class Module:
     """A module with some functions replaced."""
 
-    __pjit_stateless__ = True
-
     def __init__(self, trace: Trace, module: types.ModuleType) -> None:
         self.__dict__["_trace"], self.__dict__["_module"] = trace, module
+
+    @property
+    def __pjit_stateless__(self) -> Any:
+        """What tells one from another."""
+        return self._module
 
     def __getattr__(self, name: str) -> Any:
         return seen(self._trace, getattr(self._module, name))
@@ -172,10 +175,13 @@ def seen(t: Trace, x: Any) -> Any:
 class Either:
     """A function of numbers that may be traced."""
 
-    __pjit_stateless__ = True
-
     def __init__(self, trace: Trace, function: Callable, traced: Callable) -> None:
         self._trace, self._function, self._traced = trace, function, traced
+
+    @property
+    def __pjit_stateless__(self) -> Any:
+        """What tells one from another."""
+        return self._function
 
     def __call__(self, *xs: Any) -> Any:
         """Calls the one or the other."""

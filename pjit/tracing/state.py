@@ -34,17 +34,10 @@ Setter = Callable[[Any], None]
 NUMBERS = (int, float)
 HASHED = 1 << 20  # bytes of an array that are compared; of a larger one a sample
 _FIXED = (str, bytes, complex, bool, type(None), type(Ellipsis), type(NotImplemented), range, slice)
-_STATELESS: tuple = (
-    type,
-    types.ModuleType,
-    types.BuiltinFunctionType,
-    np.ufunc,
-    np.dtype,
-    enum.Enum,
-)
+_STATELESS: tuple = (type, types.ModuleType, np.ufunc, np.dtype, enum.Enum)
 _STATELESS += (types.MethodDescriptorType, types.WrapperDescriptorType, types.CodeType, Array)
-_STATELESS += (types.MethodWrapperType, types.GetSetDescriptorType, types.GenericAlias)
-_STATELESS += (types.ClassMethodDescriptorType, property, staticmethod, classmethod)
+_STATELESS += (types.GetSetDescriptorType, types.MemberDescriptorType, types.GenericAlias)
+_STATELESS += (types.ClassMethodDescriptorType,)
 
 
 class Capture:
@@ -71,8 +64,9 @@ class Capture:
         self.settable: set[Path] = set()
         self.cells: list[Tracer] = []
         self._memo: dict[int, int] = {}
+        self._groups: dict[int, int] = {}  # arrays of NumPy whose memory others view
         self._kept: list[Any] = []
-        frames = trace.frames()
+        self.frames = frames = trace.frames()
         self.point = (*frames.point, tag)
         self.promoted = trace.policy.promoted.get(self.point, frozenset())
         self.unique = frames.unique(trace.iterators, bool(tag))
@@ -92,6 +86,7 @@ class Capture:
             self.walk(iterator.state(), ("for", k), None)
         if not self.unique:
             self.unique = self._hidden([*dead, question])
+        del self.frames
 
     @property
     def key(self) -> tuple:
@@ -143,8 +138,16 @@ class Capture:
             self.structure.append((kind, repr(x) if kind in (complex, slice) else x))
         elif isinstance(x, np.generic):
             self.structure.append((kind, x.tobytes()))
-        elif isinstance(x, _STATELESS) or hasattr(x, "__pjit_stateless__"):
+        elif isinstance(x, types.BuiltinFunctionType | types.MethodWrapperType):
+            self.structure.append((kind, x.__name__))
+            self.walk(x.__self__, (*path, "self"), None)
+        elif isinstance(x, type) and "<locals>" in x.__qualname__:
+            if not self._seen(x):
+                self._class(x, path)
+        elif isinstance(x, _STATELESS):
             self.structure.append((kind, id(x)))
+        elif hasattr(kind, "__pjit_stateless__"):
+            self.structure.append((kind, id(x.__pjit_stateless__)))
         elif not self._seen(x):
             self._container(x, path)
 
@@ -185,11 +188,12 @@ class Capture:
 
     def _container(self, x: Any, path: Path) -> None:
         kind = type(x)
-        self.structure.append(kind)
+        self.walk(kind, (*path, "class"), None)
         if isinstance(x, np.ndarray):
             self.structure.append((x.shape, x.dtype.str, _content(x)))
+            self._memory(x)
         elif isinstance(x, list | tuple | deque):
-            self.structure.append(len(x))
+            self.structure.append((len(x), getattr(x, "maxlen", None)))
             for i, item in enumerate(x):
                 setter = None if isinstance(x, tuple) else partial(x.__setitem__, i)
                 self.walk(item, (*path, i), setter)
@@ -198,18 +202,24 @@ class Capture:
             self.structure.append(tuple((type(k), _hashed(k)) for k in x))
             for k, item in x.items():
                 self.walk(item, (*path, _hashed(k)), partial(x.__setitem__, k))
+            self.walk(getattr(x, "default_factory", None), (*path, "default"), None)
             self._attributes(x, path)
         elif isinstance(x, set | frozenset):
-            self.structure.append(frozenset(_hashed(k) for k in x))
+            self.structure.append(tuple((type(k), _hashed(k)) for k in x))
         elif isinstance(x, types.FunctionType):
             self.structure.append(x.__code__)
-            for i, cell in enumerate(x.__closure__ or ()):
-                self._cell(cell, (*path, i))
+            for name, cell in zip(x.__code__.co_freevars, x.__closure__ or (), strict=True):
+                self._cell(cell, (*path, name))
             self.walk(x.__defaults__, (*path, "defaults"), None)
             self.walk(x.__kwdefaults__, (*path, "kwdefaults"), None)
+            self._attributes(x, path)
         elif isinstance(x, types.MethodType):
             self.walk(x.__func__, (*path, "function"), None)
             self.walk(x.__self__, (*path, "self"), None)
+        elif isinstance(x, property):
+            self.walk((x.fget, x.fset, x.fdel), path, None)
+        elif isinstance(x, staticmethod | classmethod):
+            self.walk(x.__func__, path, None)
         elif isinstance(x, partial):
             self.walk((x.func, x.args, x.keywords), path, None)
         elif _is_plain(x):
@@ -217,16 +227,41 @@ class Capture:
         else:
             self.unique = self.unique or f"a {kind.__name__} in {path[-1]!r} cannot be compared"
 
+    def _memory(self, x: np.ndarray) -> None:
+        """Which arrays share memory, and where."""
+        owner = x
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        self._kept.append(owner)
+        group = self._groups.setdefault(id(owner), len(self._groups))
+        start = x.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+        self.structure.append((group, start, x.strides, x.flags.writeable))
+
+    def _class(self, x: type, path: Path) -> None:
+        """A class that the function made."""
+        self.structure.append((x.__qualname__, len(x.__bases__)))
+        for i, base in enumerate(x.__bases__):
+            self.walk(base, (*path, i), None)
+        for name, value in x.__dict__.items():
+            if not isinstance(value, types.GetSetDescriptorType):
+                self.structure.append(name)
+                self.walk(value, (*path, name), None)
+
     def _cell(self, cell: Any, path: Path) -> None:
+        if self._seen(cell):
+            return
         try:
             x = cell.cell_contents
         except ValueError:
             self.structure.append("empty")
             return
+        self.structure.append(self.frames.owner(cell, path[-1]))
         self.walk(x, path, partial(setattr, cell, "cell_contents"))
 
     def _attributes(self, x: Any, path: Path) -> None:
-        for name, value in attributes(x):
+        found = list(attributes(x))
+        self.structure.append(len(found))
+        for name, value in found:
             self.structure.append(name)
             self.walk(value, (*path, name), partial(setattr, x, name))
 
@@ -252,20 +287,25 @@ def attributes(x: Any) -> Iterator[tuple[str, Any]]:
 
 def _is_plain(x: Any) -> bool:
     """Whether an object is what its attributes are: its classes are Python's."""
-    return all(
-        c is object or c.__flags__ & (1 << 9)
-        for c in type(x).__mro__  # Py_TPFLAGS_HEAPTYPE
-    ) and type(x).__basicsize__ <= _PLAIN_SIZE + 8 * len(list(attributes(x)))
+    kinds = type(x).__mro__
+    slots = [c.__dict__.get("__slots__", ()) for c in kinds]
+    count = sum(1 if isinstance(s, str) else len(s) for s in slots)
+    return (
+        all(
+            c is object or c.__flags__ & (1 << 9)
+            for c in kinds  # Py_TPFLAGS_HEAPTYPE
+        )
+        and type(x).__basicsize__ <= _Plain.__basicsize__ + 8 * count
+    )
 
 
 class _Plain:
     pass
 
 
-_PLAIN_SIZE = _Plain.__basicsize__ + 16
-
-
 def _hashed(k: Any) -> Any:
+    if isinstance(k, tuple | frozenset):
+        return tuple((type(i), _hashed(i)) for i in k)
     return (type(k), repr(k)) if isinstance(k, float | complex) else k
 
 

@@ -49,6 +49,8 @@ class Trace:
         visits: The states at the questions so far.
     """
 
+    __pjit_stateless__ = None
+
     def __init__(self, name: str, explorer: Explorer, path: list[Edge]) -> None:
         self.name, self.explorer = name, explorer
         self.graph, self.policy = explorer.graph, explorer.policy
