@@ -151,6 +151,7 @@ class Explorer:
         known = constant_of(flag.raw, t.graph)
         if known is not None:
             return bool(known)
+        t.check()
         if t.repeats:
             return bool(self._repeat(t, flag, tag, x))
         self._roll(t)
@@ -176,6 +177,7 @@ class Explorer:
         known = constant_of(scalar.raw, t.graph)
         if known is not None:
             return kind(known)
+        t.check()
         if self.policy.pin(origins_of(x)):
             raise t.stop(Restart())
         if t.repeats:

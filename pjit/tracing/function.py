@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial, update_wrapper
 from threading import RLock
 from time import perf_counter
@@ -34,7 +35,7 @@ from pjit.tracing.rebind import rebound
 from pjit.tracing.signature import Parameters, _ById, alive, describe_leaf, leaf_key, tensor_type
 from pjit.tracing.sizes import SMALLEST, Undecided, Unsized
 from pjit.tracing.structure import structured
-from pjit.tracing.trace import Trace
+from pjit.tracing.trace import RUNNING, Trace
 from pjit.tracing.tracer import Tracer
 
 MAX_PROGRAMS = 64
@@ -74,7 +75,7 @@ class Family:
     def find(self) -> Variant | None:
         """The program that holds now."""
         for v in self.variants:
-            if v.guards.missed() is None:
+            if v.guards.holds():
                 return v
         return None
 
@@ -216,6 +217,14 @@ def varying(before: Sequence[TensorType], now: Sequence[TensorType]) -> list[Ten
             shape.append(known)
         made.append(new.with_shape(tuple(shape)))
     return made
+
+
+def _intact(t: Trace, guards: Guards) -> None:
+    """Raises TraceError if a function that is traced changed what it did not make."""
+    try:
+        t.rebinder.check()
+    finally:
+        guards.undo()
 
 
 def _held(x: Any, key: tuple) -> Callable[[], Any]:
@@ -414,11 +423,20 @@ class CompiledFunction:
         args, kwargs = unflatten(spec, passed)
         function = rebound(t, self.function)
         t.base = sys._getframe()
+        t.intact = partial(_intact, t, guards)
+        outer, RUNNING.trace = getattr(RUNNING, "trace", None), t
         try:
             made = function(*args, **kwargs)
+        except Exception:
+            t.check()
+            raise
+        except BaseException:
+            with suppress(TraceError):
+                t.intact()
+            raise
         finally:
-            t.rebinder.check()
-            guards.undo()
+            RUNNING.trace = outer
+        t.check()
         after, same = flatten((args, kwargs))
         if same != spec or any(a is not b for a, b in zip(after, passed, strict=True)):
             raise TraceError(
