@@ -8,7 +8,7 @@ choice of which values are computed in place and which are read from memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 
@@ -44,7 +44,7 @@ class GroupPuller:
     """
 
     def __init__(
-        self, b: ScalarBuilder, constants: dict[str, np.ndarray], given: dict[Value, Read]
+        self, b: ScalarBuilder, constants: Mapping[str, np.ndarray], given: dict[Value, Read]
     ) -> None:
         self.b, self.constants, self.given = b, constants, given
         self._guards: list[tuple[Dim, Dim]] = []

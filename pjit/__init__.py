@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pjit import array_api, errors
     from pjit.api import Model, compile, load
     from pjit.array import Array
+    from pjit.frontends.torch.export import from_torch
 
 __version__ = "0.1.0"
 
@@ -22,12 +23,15 @@ _CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if os.path.isfile(os.path.join(_CHECKOUT, "ir", "core.py")):
     __path__.append(_CHECKOUT)
 
-__all__ = ["Array", "Model", "__version__", "array_api", "compile", "errors", "load"]
+__all__ = [
+    "Array", "Model", "__version__", "array_api", "compile", "errors", "from_torch", "load",
+]  # fmt: skip
 
 _FROM = {
     "Array": "pjit.array",
     "Model": "pjit.api",
     "compile": "pjit.api",
+    "from_torch": "pjit.frontends.torch.export",
     "load": "pjit.api",
 }
 

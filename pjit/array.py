@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
@@ -33,6 +34,18 @@ def _in_place(ufunc: np.ufunc) -> Any:
         return Array(value)
 
     return operator
+
+
+def as_numpy(x: Any) -> np.ndarray:
+    """Anything NumPy makes an array of, on its own memory where that can be shared."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        from pjit.frontends.torch.tensors import argument
+
+        return argument(x)
+    if not hasattr(x, "__array__") and hasattr(x, "__dlpack__"):
+        return np.from_dlpack(x)
+    return np.asarray(x)
 
 
 class Array(NDArrayOperatorsMixin):

@@ -145,7 +145,7 @@ class Explorer:
 
     # Questions
 
-    def ask(self, t: Trace, x: Tracer, tag: str) -> bool:
+    def ask(self, t: Trace, x: Tracer, tag: str, likely: bool) -> bool:
         """See ``Trace.ask``."""
         flag = Tracer(t, as_bool(t, reshaped(t, x.value, ())))
         known = constant_of(flag.raw, t.graph)
@@ -167,7 +167,11 @@ class Explorer:
             for answer in (True, False):
                 node.add(answer).target = Open(node, answer)
             raise t.stop(Stop())
-        self.todo.append(node.add(False))
+        other = node.add(False)
+        if likely:
+            other.target = Open(node, False)
+        else:
+            self.todo.append(other)
         t.record(node.add(True))
         return True
 

@@ -13,6 +13,7 @@ from pjit.ir.core import Value
 from pjit.ir.types import i32, i64
 from pjit.tracing.elementwise import cast
 from pjit.tracing.sizes import broadcast, dim_of, dims, span
+from pjit.tracing.policy import Restart
 from pjit.tracing.scalar import Scalar
 from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import Tracer, as_tracer, tracers, value_of
@@ -121,9 +122,14 @@ def _placed(x: Tracer, index: Scalar, d: int) -> Scalar:
     extent = x.shape[d]
     t = x.context
     low, high = index.low, index.high
-    below = index.below is not None and dim_of(extent) == index.below
+    below = dim_of(extent) in index.below
     fits = low is not None and low >= 0 and (below or (high is not None and _less(high, extent)))
     if not fits:
+        if index.loop is not None and low is not None and low >= 0:
+            size = dim_of(extent)
+            assert size is not None
+            if t.policy.limit(index.loop, size):
+                raise t.stop(Restart())
         outside = (index < -extent) | (index >= extent) if low is None or low < 0 else index >= extent
         if t.ask(outside, f"index {d}"):
             raise IndexError(f"index is out of bounds for axis {d} with size {extent}")

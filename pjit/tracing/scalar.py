@@ -39,10 +39,11 @@ class Scalar(Tracer):
         origins: The promotions and ranges that made it traced, by their points.
         low: A number that it is not below; None: unknown.
         high: A number that it is not above; None: unknown.
-        below: A symbolic size that it is below; None: unknown.
+        below: Sizes that it is below.
+        loop: The point of the loop whose index it is; None: it is no index.
     """
 
-    __slots__ = ("below", "high", "low", "origins", "weak")
+    __slots__ = ("below", "high", "loop", "low", "origins", "weak")
 
     def __init__(
         self,
@@ -55,11 +56,12 @@ class Scalar(Tracer):
     ) -> None:
         super().__init__(trace, value)
         self.weak, self.origins, self.low, self.high = weak, origins, low, high
-        self.below: Dim | None = None
+        self.below: frozenset[Dim] = frozenset()
+        self.loop: tuple | None = None
 
     def signature(self) -> tuple:
         """What two of them have in common that a trace treats alike."""
-        return (super().signature(), self.weak, self.origins, self.low, self.high, self.below)
+        return (super().signature(), self.weak, self.origins, self.low, self.high, self.below, self.loop)
 
     def __repr__(self) -> str:
         return f"<traced {self.weak.__name__}>"
@@ -310,6 +312,7 @@ class RangeIterator:
         self.point: tuple = ()
         self.rolled = False
         self.at: Any = source.start
+        self.below: frozenset[Dim] = frozenset()
         self.done = 0
 
     def __iter__(self) -> RangeIterator:
@@ -318,7 +321,8 @@ class RangeIterator:
     def state(self) -> tuple:
         """What the iterations to come depend on."""
         if self.rolled:
-            return (self.at, self.source.stop, self.source.step)
+            below = tuple(sorted(map(str, self.below)))
+            return (self.at, self.source.stop, self.source.step, below)
         return ("unrolled", str(self.done), repr(self.known))
 
     def _begin(self) -> None:
@@ -332,6 +336,17 @@ class RangeIterator:
             self.count = len(self.known)
         if self.rolled:
             self.at = self._index(self.source.start)
+            self._limit()
+
+    def _limit(self) -> None:
+        """Asks whether the loop ends within the dimensions that its index is used for."""
+        stop = self.source.stop
+        found = {stop.dim} if hasattr(stop, "dim") else set()
+        for size in self.trace.policy.limits.get(self.point, ()):
+            fits = dimension(self.trace, size) >= stop
+            if self.trace.ask(fits, f"limit {size}", likely=True):
+                found.add(size)
+        self.below = frozenset(found)
 
     def _index(self, x: Any) -> Scalar:
         """The index as a number that is traced."""
@@ -366,7 +381,7 @@ class RangeIterator:
             return Scalar(t, index.value, int, index.origins, low, high)
         made = Scalar(t, index.value, int, index.origins, index.low)
         if step > 0:
-            made.below = getattr(self.source.stop, "dim", None)
+            made.below, made.loop = self.below, self.point
         return made
 
     def _unrolled(self) -> int:
@@ -391,6 +406,14 @@ def to_number(kind: type) -> Callable[[Any], Any]:
         return kind(x)
 
     return convert
+
+
+def dimension(t: Trace, size: Dim) -> Any:
+    """A size as a number: an int, or one that is traced."""
+    from pjit.tracing.sizes import size as sized
+
+    found = sized(t, size)
+    return found if isinstance(found, Scalar) else Scalar(t, t.scalar(found, i64), int)
 
 
 def promoted(t: Trace, x: Number, path: tuple, point: tuple) -> Scalar:

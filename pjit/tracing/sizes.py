@@ -41,7 +41,8 @@ class Size(Scalar):
         self.base = self.view = None
         self.aliases = []
         self.weak, self.origins = int, frozenset()
-        self.low, self.high, self.below = expr.lower_bound(dim), None, None
+        self.low, self.high = expr.lower_bound(dim), None
+        self.below, self.loop = frozenset(), None
 
     @property
     def raw(self) -> Value:  # type: ignore[override]

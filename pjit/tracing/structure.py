@@ -17,8 +17,10 @@ import optree
 
 from pjit.ir import ops
 from pjit.ir.builder import Builder
-from pjit.ir.core import Block, Function, Loc, Module, Op, Value
+from pjit.ir.core import Block, Constants, Function, Loc, Module, Op, Value
+from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.basic import Return as Ret
+from pjit.ir.ops.reduce import Reduction
 from pjit.ir.types import TensorType, i64, tensor
 from pjit.tracing.graph import Edge, Graph, Leaf, Node, Open, Raised, Return
 
@@ -106,7 +108,7 @@ def structured(graph: Graph, arguments: Sequence[Value], home: Loc) -> Structure
 class _Structurer:
     def __init__(self, graph: Graph, arguments: Sequence[Value], home: Loc) -> None:
         self.graph, self.arguments, self.home = graph, arguments, home
-        self.module = Module(constants=dict(graph.module.constants))
+        self.module = Module(constants=Constants(graph.module.constants))
         self.needed, self.same = _simplified(graph)
         self.live = self._liveness()
         self.open_leaves: dict[Node, Open] = {}
@@ -338,20 +340,23 @@ class _Structurer:
             blocks.append(block)
             builders.append(inner)
         targets = list(dict.fromkeys(t for f in flows for t in f.values))
+        if self.loops:
+            for side in (0, 1):
+                if self.leaves_loop(flows[side], blocks[side]) and _speculative(blocks[1 - side]):
+                    return self.speculated(b, flag, side, flows, blocks[1 - side])
         slots: list[_Slot] = []
         places: dict[Target, list[int | Value]] = {}
         for t in sorted(targets, key=self.number):
             places[t] = self.place(slots, [f.values.get(t) for f in flows], blocks)
         coded = len(targets) > 1
+        if not coded and not slots:
+            return Flow({t: [p for p in at if isinstance(p, Value)] for t, at in places.items()})
         types = [s.type for s in slots]
         for side, (flow, inner) in enumerate(zip(flows, builders, strict=True)):
             inner.loc = loc
             values = [s.sides[side] or self.dummy(inner, s.type) for s in slots]
             if coded:
-                code = flow.code
-                if code is None:
-                    code = inner.constant(np.asarray(self.number(next(iter(flow.values)))), i64)
-                values.append(code)
+                values.append(self.code(inner, flow))
             inner(ops.Yield, *values)
         b.loc = loc
         if coded:
@@ -362,6 +367,41 @@ class _Structurer:
             t: [results[p] if isinstance(p, int) else p for p in at] for t, at in places.items()
         }
         return Flow(values, results[-1] if coded else None)
+
+    def leaves_loop(self, flow: Flow, block: Block) -> bool:
+        """Whether a side does nothing but leave the loop, with values from outside the side."""
+        body = self.bodies[self.loops[-1]]
+        return not block.ops and not any(t in body for t in flow.values)
+
+    def speculated(
+        self, b: Builder, flag: Value, side: int, flows: list[Flow], other: Block
+    ) -> Flow:
+        """Runs the side that stays in a loop also when the loop is left, which happens once: then
+        nobody reads what it computes, and the loop has no branch.
+        """
+        for op in list(other.ops):
+            op.parent = None
+            b.block.append(op)
+        leaving, staying = flows[side], flows[1 - side]
+        codes = [self.code(b, f) for f in (leaving, staying)]
+        if side:
+            flag = b(ops.Not, flag)
+        values = dict(staying.values)
+        for t, given in leaving.values.items():
+            known = values.get(t)
+            if known is not None:
+                given = [
+                    v if v is k else b(ops.Where, flag, v, k)
+                    for v, k in zip(given, known, strict=True)
+                ]
+            values[t] = given
+        return Flow(values, b(ops.Where, flag, *codes) if len(values) > 1 else None)
+
+    def code(self, b: Builder, flow: Flow) -> Value:
+        """The number of the target."""
+        if flow.code is not None:
+            return flow.code
+        return b.constant(np.asarray(self.number(next(iter(flow.values)))), i64)
 
     def place(
         self, slots: list[_Slot], sides: list[list[Value] | None], blocks: Sequence[Block]
@@ -430,97 +470,84 @@ class _Structurer:
     def loop(
         self, b: Builder, head: Node, values: list[Value], env: dict[Value, Value]
     ) -> Flow:
-        simple = self.simple(head)
+        tested = self.tested(head)
         self.loops.append(head)
-        flow = self.plain(b, head, values, env, *simple) if simple else None
-        if flow is None:
-            flow = self.general(b, head, values, env)
-        self.loops.pop()
-        if simple:
-            self.enter(head, flow.values[head], env)
-            flow = self.along(b, simple[1], env)
-        body = self.bodies[head]
-        return self.settle(b, flow, body, env)
-
-    def simple(self, head: Node) -> tuple[Edge, Edge] | None:
-        """The edge that stays and the one that leaves, if the head alone can leave the loop."""
-        if head.kind is not bool:
-            return None
-        body = self.bodies[head]
-        yes, no = head.edges[True], head.edges[False]
-        stays = [e.target in body for e in (yes, no)]
-        if sum(stays) != 1:
-            return None
-        for n in body - {head}:
-            if any(e.target not in body for e in self.outgoing(n)) or n.kind is not bool:
-                return None
-        return (yes, no) if stays[0] else (no, yes)
-
-    def plain(
-        self,
-        b: Builder,
-        head: Node,
-        values: list[Value],
-        env: dict[Value, Value],
-        stay: Edge,
-        leave: Edge,
-    ) -> Flow:
-        """A loop that only its head leaves: the test is the condition of the ``while``."""
-        types = [v.tensor for v in values]
-        test, body = Block(types), Block(types)
-        tb = self.inner(test, head)
-        inside = dict(env)
-        self.enter(head, test.args, inside)
-        flag = self.value(head.asked, inside)
-        if stay.answer is False:
-            flag = tb(ops.Not, flag)
-        tb(ops.Yield, flag)
-        bb = self.inner(body, head)
-        inside = dict(env)
-        self.enter(head, body.args, inside)
-        flow = self.settle(bb, self.along(bb, stay, inside), {head}, inside)
-        bb(ops.Yield, *flow.values[head])
-        b.loc = Loc(head.where.split(", in ")[0])
-        op = b.build(ops.While, values, {}, [test, body], types)
-        return Flow({head: list(op.results)})
-
-    def general(
-        self, b: Builder, head: Node, values: list[Value], env: dict[Value, Value]
-    ) -> Flow:
-        """A loop that is left at several places: a number is carried that says where."""
         types = [v.tensor for v in values]
         body = Block(types)
         bb = self.inner(body, head)
         inside = dict(env)
         self.enter(head, body.args, inside)
-        flow = self.branch(bb, head, inside)
+        if tested is None:
+            flow = self.branch(bb, head, inside)
+        else:
+            flow = self.settle(bb, self.along(bb, tested[0], inside), {head}, inside)
+        self.loops.pop()
         slots = [_Slot(t, [v]) for t, v in zip(types, flow.values[head], strict=True)]
         exits = sorted((t for t in flow.values if t is not head), key=self.number)
-        places = {t: self.exit_slots(slots, flow.values[t], flow, body) for t in exits}
-        here = self.number(head)
-        carried = [v if v is not None else None for v in (s.sides[0] for s in slots)]
-        bb.loc = Loc(head.where.split(", in ")[0])
-        code = flow.code if flow.code is not None else bb.constant(np.asarray(here), i64)
-        bb(ops.Yield, *carried, code)
-        b.loc = Loc(head.where.split(", in ")[0])
-        extra = [s.type for s in slots[len(types) :]]
-        inits = [*values, *(self.dummy(b, t) for t in extra), b.constant(np.asarray(here), i64)]
-        all_types = [v.tensor for v in inits]
-        last = body.args
-        for t in extra:
-            last = [*last, body.add_arg(t)]
-        body.add_arg(tensor(i64))
-        test = Block(all_types)
+        places = {t: self.exit_slots(slots, flow.values[t], body) for t in exits}
+        carried = [s.sides[0] for s in slots]
+        bb.loc = b.loc = Loc(head.where.split(", in ")[0])
+        here = np.asarray(self.number(head))
+        inits = [*values, *(self.dummy(b, s.type) for s in slots[len(types) :])]
+        if exits:
+            carried.append(self.code(bb, flow))
+            inits.append(b.constant(here, i64))
+        bb(ops.Yield, *carried)
+        for v in inits[len(types) :]:
+            body.add_arg(v.tensor)
+        test = Block([v.tensor for v in inits])
         tb = self.inner(test, head)
-        tb(ops.Yield, tb(ops.Eq, test.args[-1], tb.constant(np.asarray(here), i64)))
-        op = b.build(ops.While, inits, {}, [test, body], all_types)
-        out = {
+        going = tb(ops.Eq, test.args[-1], tb.constant(here, i64)) if exits else None
+        if tested is not None:
+            inside = dict(env)
+            self.enter(head, test.args[: len(types)], inside)
+            flag = self.value(head.asked, inside)
+            if tested[0].answer is False:
+                flag = tb(ops.Not, flag)
+            going = flag if going is None else tb(ops.And, going, flag)
+        tb(ops.Yield, going)
+        op = b.build(ops.While, inits, {}, [test, body], [v.tensor for v in inits])
+        left = {
             t: [op.results[p] if isinstance(p, int) else p for p in at] for t, at in places.items()
         }
-        return Flow(out, op.results[-1] if len(exits) > 1 else None)
+        code = op.results[-1]
+        if tested is None:
+            flow = Flow(left, code if len(exits) > 1 else None)
+        else:
+            self.enter(head, op.results[: len(types)], env)
+            flow = self.after(b, code, Flow(left), tested[1], here, env)
+        return self.settle(b, flow, self.bodies[head], env)
+
+    def after(
+        self,
+        b: Builder,
+        code: Value,
+        left: Flow,
+        leave: Edge,
+        here: np.ndarray,
+        env: dict[Value, Value],
+    ) -> Flow:
+        """Where control goes when the test of a loop has failed, or the loop was left inside."""
+        if not left.values:
+            return self.along(b, leave, env)
+        left.code = code if len(left.values) > 1 else None
+        failed = b(ops.Eq, code, b.constant(here, i64))
+        return self.fork(b, failed, lambda c, e: self.along(c, leave, e), lambda c, e: left, env)
+
+    def tested(self, head: Node) -> tuple[Edge, Edge] | None:
+        """The edge that stays and the one that leaves, if the question of the head is the test of
+        the loop.
+        """
+        if head.kind is not bool:
+            return None
+        body = self.bodies[head]
+        yes, no = head.edges[True], head.edges[False]
+        if (yes.target in body) == (no.target in body):
+            return None
+        return (yes, no) if yes.target in body else (no, yes)
 
     def exit_slots(
-        self, slots: list[_Slot], values: list[Value], flow: Flow, body: Block
+        self, slots: list[_Slot], values: list[Value], body: Block
     ) -> list[int | Value]:
         out: list[int | Value] = []
         for v in values:
@@ -536,6 +563,21 @@ class _Structurer:
 
     def inner(self, block: Block, node: Node) -> Builder:
         return Builder(block, Loc(node.where.split(", in ")[0]), self.module)
+
+
+_PASSES = (ops.Const, ops.Broadcast, ops.Reshape, ops.Transpose, ops.Slice, ops.Pad, ops.Concat)
+_PASSES += (ops.Iota, ops.Sizes, ops.ReduceMean, Reduction, Elementwise)
+_DIVISIONS = (ops.Div, ops.Floordiv, ops.Mod)
+
+
+def _speculative(block: Block) -> bool:
+    """Whether operations may run although their results are not used: they cannot fail, and cost
+    no more than a pass over memory.
+    """
+    return all(
+        isinstance(op, _PASSES) and not (isinstance(op, _DIVISIONS) and op.type.dtype.is_int)
+        for op in block.ops
+    )
 
 
 def _inside(v: Value, block: Block) -> bool:

@@ -137,14 +137,15 @@ class Trace:
 
     # Questions
 
-    def ask(self, x: Tracer, tag: str = "") -> bool:
+    def ask(self, x: Any, tag: str = "", likely: bool = False) -> bool:
         """Whether a number is not zero.
 
         Args:
-            x: An array of one element.
+            x: An array of one element, or an answer that is known.
             tag: Tells questions of one instruction of the user apart.
+            likely: Whether it nearly always is: the other way is explored when a call needs it.
         """
-        return self.explorer.ask(self, x, tag)
+        return x if isinstance(x, bool) else self.explorer.ask(self, x, tag, likely)
 
     def demand(self, x: Tracer, kind: type) -> Answer:
         """The value of an array of one element, as an int or a float."""

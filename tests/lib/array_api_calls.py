@@ -158,13 +158,13 @@ def _like(y: Any) -> Any:
 
 @calls("clip")
 def _clip(draw: Draw, name: str) -> Call:
-    dtype = pick(draw, *NUMBERS)
+    dtype = pick(draw, *NUMBERS, *FLOATS, *FLOATS)
     shape, other = sorted(broadcasting(draw), key=len, reverse=True)
     x = array(draw, dtype, shape, special=0.2)
     if draw(st.booleans()):
         low, high = pick(draw, (None, None), (0, None), (None, 2), (1, 3), (-200, 100_000))
         return call(name, x, min=low, max=high)
-    bounds = np.stack([array(draw, dtype, other), array(draw, dtype, other)])
+    bounds = np.stack([array(draw, dtype, other, special=0.3) for _ in range(2)])
     low, high = bounds.min(0), bounds.max(0)
     return pick(
         draw,

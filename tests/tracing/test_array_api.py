@@ -24,7 +24,7 @@ NAMES = {
     n for n in array_api_strict.__all__ if "flags" not in n.lower() and n not in LATER | STRICTS_OWN
 }
 FUNCTIONS = sorted(n for n in NAMES if callable(getattr(array_api, n)))
-EXAMPLES = settings(max_examples=10, deadline=None, derandomize=True, database=None)
+EXAMPLES = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 FEW = settings(EXAMPLES, max_examples=3)
 RELATIVE = {"float32": 2e-5, "complex64": 2e-5, "float64": 1e-12, "complex128": 1e-12}
 
