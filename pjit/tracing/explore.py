@@ -104,6 +104,8 @@ class Explorer:
             ]
             result = self.call(t, tracers)
             del tracers
+            if t.stopped is not None:  # which something caught
+                raise t.stopped
             if t.repeats:
                 raise changed()
             self._return(t, result)
@@ -117,7 +119,8 @@ class Explorer:
             error = traced_error(e)
             if t.edge.source is None or t.repeats:
                 raise error from (None if error is not e else e.__cause__)
-            t.edge.target = Raised(error.with_traceback(None))
+            line = error.where if isinstance(error, TraceError) else where_of(error)
+            t.edge.target = Raised(error.with_traceback(None), line or self.name)
         finally:
             t.closed = True
 

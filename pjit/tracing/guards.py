@@ -68,6 +68,10 @@ class Guard:
         """Whether it is the same object, with the same content."""
         return self.read() is self.value
 
+    def change(self) -> str:
+        """What it was and what it is, for messages."""
+        return f"{self.name} {describe(self.value)} -> {describe(self.read())}"
+
     def restore(self) -> None:
         """Puts back what was there."""
         if self.read() is not self.value:
@@ -185,6 +189,14 @@ class Content(Guard):
         self.items = now[-len(self.items) :] if self.items else []
         return True
 
+    def change(self) -> str:
+        """See ``Guard``."""
+        if self.keys is None:
+            was: Any = type(self.held)(self.items) if type(self.held) in CONTAINERS else self.items
+        else:
+            was = dict(zip(self.keys, self.items, strict=True))
+        return f"{self.name} {describe(was)} -> {describe(self.held)}"
+
     def restore(self) -> None:
         """See ``Guard``."""
         if self.same():
@@ -234,6 +246,15 @@ class Elements(Guard):
         """See ``Guard``."""
         return self.holds()
 
+    def change(self) -> str:
+        """See ``Guard``."""
+        x, kept = self.held, self.kept
+        if kept is None or x.shape != kept.shape or x.dtype != kept.dtype:
+            return f"{self.name}: an array of another shape or dtype, or that is writable now"
+        at = tuple(int(i[0]) for i in np.nonzero(x != kept)) if x.ndim else ()
+        place = f"[{', '.join(map(str, at))}]" if at else ""
+        return f"{self.name}{place} {describe(kept[at])} -> {describe(x[at])}"
+
     def restore(self) -> None:
         """See ``Guard``."""
         if self.kept is not None and not self.holds():
@@ -269,6 +290,10 @@ class Randomness(Guard):
     def same(self) -> bool:
         """See ``Guard``."""
         return self.holds()
+
+    def change(self) -> str:
+        """See ``Guard``."""
+        return f"the state of {self.name}"
 
     def restore(self) -> None:
         """See ``Guard``."""
@@ -414,13 +439,14 @@ class Guards:
         for g in broken:
             g.restore()
         names = [g.name for g in broken] + names
-        if names:
-            raise TraceError(
-                f"the function changes {names[0]}, which is not its own",
-                where=line_of(self.codes, names[0]),
-                remedy="return the new value instead: a compiled function runs in Python only when "
-                "it is traced",
-            )
+        if not names:
+            return
+        what = f"the function changes {names[0]}, which is not its own"
+        remedy = "return the new value: a compiled function runs in Python only when it is traced"
+        if broken and isinstance(broken[0], Randomness):
+            what = f"the function draws random numbers from {names[0]}, which calls would repeat"
+            remedy = "draw the numbers outside and pass them as an argument"
+        raise TraceError(what, where=line_of(self.codes, names[0]), remedy=remedy)
 
 
 def _added(owner: Callable[[], Any], before: set[str]) -> list[str]:
@@ -466,6 +492,16 @@ def _key(x: Any) -> Any:
 
 
 # Messages
+
+def reader_of(codes: Iterable[types.CodeType], name: str) -> str:
+    """The line that reads a variable; empty when none names it."""
+    last = name.split(".")[-1].split("[")[0]
+    for code in codes:
+        for i in dis.get_instructions(code):
+            if i.argval == last and i.opname.startswith("LOAD_") and i.positions:
+                return _place(code, i.positions.lineno or code.co_firstlineno)
+    return ""
+
 
 _MUTATORS = {"append", "extend", "insert", "pop", "remove", "clear", "update", "add", "sort"}
 _MUTATORS |= {"setdefault", "popitem", "discard", "reverse", "appendleft", "popleft", "fill"}

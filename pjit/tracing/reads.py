@@ -96,8 +96,8 @@ class _Finder:
         ]
         if self.random or "random" in self.names:
             self.guards.shared = [
-                Randomness("the state of np.random", np.random.mtrand._rand),
-                Randomness("the state of random", random._inst),  # type: ignore[attr-defined]
+                Randomness("np.random", np.random.mtrand._rand),
+                Randomness("random", random._inst),  # type: ignore[attr-defined]
             ]
         self.guards.settle()
         return self.guards

@@ -112,6 +112,8 @@ class Trace:
 
     def check(self) -> None:
         """Raises TraceError if the function did what is not traced, also if it caught the error."""
+        if self.stopped is not None:
+            raise self.stopped
         if self.refused is None and self.intact is not None:
             try:
                 self.intact()
