@@ -34,7 +34,7 @@ from pjit.tracing.pytrees import flatten, unflatten
 from pjit.tracing.rebind import rebound
 from pjit.tracing.signature import Parameters, _ById, alive, describe_leaf, leaf_key, tensor_type
 from pjit.tracing.sizes import SMALLEST, Undecided, Unsized
-from pjit.tracing.structure import structured
+from pjit.tracing.structure import Structured, structured
 from pjit.tracing.trace import RUNNING, Trace
 from pjit.tracing.tracer import Tracer
 
@@ -84,13 +84,33 @@ class Family:
         return None
 
 
+class Built:
+    """What is known of a function, compiled.
+
+    Attributes:
+        made: The function as structured control flow.
+        program: Runs it; None when nothing of the result is computed.
+        one: The only way that a call can end; None where there are several.
+        one_array: Whether the result is one array.
+    """
+
+    def __init__(self, owner: CompiledFunction, made: Structured) -> None:
+        self.made = made
+        only = made.leaves[0] if len(made.leaves) == 1 else None
+        self.one = only if isinstance(only, Return) else None
+        needless = self.one is not None and not self.one.computed
+        self.program: Any = None if needless else owner._compile(made.module)
+        simple = self.one is not None and not any(self.one.numbers)
+        self.one_array = simple and self.one.spec.is_leaf() and len(self.one.computed) == 1
+
+
 class Variant:
     """A function for one signature, and for what it read when it was traced.
 
     Attributes:
         explorer: What is known of the function.
         guards: What it depends on.
-        program: Runs what is known; None when nothing of the result is computed.
+        now: What is known, compiled; replaced as a whole.
         growth: How many answers calls have added.
         built: How often it was compiled.
         told: What calls run in Python for, by line.
@@ -100,10 +120,14 @@ class Variant:
         self, owner: CompiledFunction, explorer: Explorer, guards: Guards, inputs: tuple[int, ...]
     ) -> None:
         self.owner, self.explorer, self.guards, self.inputs = owner, explorer, guards, inputs
-        self.program: Any = None
+        self.now: Built
         self.growth = self.built = 0
-        self.one: Return | None = None  # the only way that a call can end
         self.told: dict[str, str] = {}
+
+    @property
+    def program(self) -> Any:
+        """Runs what is known; None when nothing of the result is computed."""
+        return self.now.program
 
     def accepts(self, types: Sequence[TensorType]) -> bool:
         """Whether the sizes agree where the program needs it."""
@@ -125,16 +149,10 @@ class Variant:
             leaf, values = made.reached(interpret(made.module, *given))
             if not isinstance(leaf, Open) or not self.grow(leaf, values):
                 break
-        self.made = made
-        only = made.leaves[0] if len(made.leaves) == 1 else None
-        self.one = only if isinstance(only, Return) else None
         names = [n for n, _ in self.explorer.inputs]
         made.module.main.attrs |= {"inputs": tuple(names), "outputs": made.outputs()}
-        needless = self.one is not None and not self.one.computed
-        self.program = None if needless else self.owner._compile(made.module)
+        self.now = Built(self.owner, made)
         self.built += 1
-        simple = self.one is not None and not any(self.one.numbers)
-        self.one_array = simple and self.one.spec.is_leaf() and len(self.one.computed) == 1
 
     def grow(self, leaf: Open, values: list[Any]) -> bool:
         """Explores the answer that a call met; False when the bound is reached."""
@@ -150,16 +168,14 @@ class Variant:
         """Runs the function on the leaves of a call."""
         if len(self.inputs) < len(leaves):
             leaves = [leaves[i] for i in self.inputs]
-        if self.one_array:
-            return self.program(leaves)[0]
-        if self.program is None:
-            assert self.one is not None
-            return result(self.one, [])
         while True:
-            outputs = self.program(leaves)
-            if self.one is not None:
-                return result(self.one, outputs)
-            leaf, values = self.made.reached(outputs)
+            now = self.now
+            if now.one_array:
+                return now.program(leaves)[0]
+            outputs = [] if now.program is None else now.program(leaves)
+            if now.one is not None:
+                return result(now.one, outputs)
+            leaf, values = now.made.reached(outputs)
             if isinstance(leaf, Return):
                 return result(leaf, values)
             if isinstance(leaf, Raised):
@@ -178,9 +194,11 @@ class Variant:
     def extend(self, leaf: Open, values: list[Any], leaves: Sequence[Any]) -> bool:
         """Explores and compiles the answer that a call met; False when the bound is reached."""
         with self.owner._lock:
-            began, made = perf_counter(), self.made
+            if leaf not in self.now.made.leaves:  # another thread did
+                return True
+            began = perf_counter()
             try:
-                if leaf in made.leaves and not self.grow(leaf, values):
+                if not self.grow(leaf, values):
                     return False
                 self.build(leaves)
             except BaseException:
@@ -542,7 +560,7 @@ class CompiledFunction:
             return entry.program.ir(stage)
         if stage not in (None, "graph"):
             raise PjitError(f"no stage is called {stage!r}", expected="graph")
-        return print_module(entry.made.module)
+        return print_module(entry.now.made.module)
 
     def report(self, *args: Any, **kwargs: Any) -> Any:
         """What was compiled and how: a ``pjit.report.Report``.

@@ -115,7 +115,11 @@ class _Finder:
 
     def value(self, name: str, x: Any) -> None:
         """Follows a value to what can be read through it."""
-        if isinstance(x, VALUES) or isinstance(x, _BUILT_IN) or id(x) in self.values:
+        if isinstance(x, _BUILT_IN):  # of a container: values.append
+            x = getattr(x, "__self__", None)
+            if isinstance(x, types.ModuleType):
+                return
+        if isinstance(x, VALUES) or id(x) in self.values:
             return
         self.values[id(x)] = x if id(x) not in self.weak else None
         if isinstance(x, np.ndarray):

@@ -247,6 +247,9 @@ def attributes() -> dict[str, tuple]:
     def listed(x: Any) -> Any:
         return x * sum(v for v in vars(ns).values())
 
+    lazy._data["lr"] = 1.0
+    get = lazy._data.get
+
     def fields(x: Any) -> Any:
         return x * dataclasses.asdict(cfg)["lr"]
 
@@ -313,6 +316,7 @@ def attributes() -> dict[str, tuple]:
         "copy": (copied, setting(cfg, "lr", 3)),
         "of a function": (function_with_attributes, setting(named, "by", 4)),
         "bytes": (lambda x: x * words[0], item(words, 0, 3)),
+        "method of a dict": (lambda x: x * get("lr"), item(lazy._data, "lr", 2.0)),
         "deque": (lambda x: x * queue[0], lambda: queue.appendleft(2.0)),
         "order": (
             lambda x: x * list(ordered).index("a"), lambda: ordered.update(b=2),
