@@ -103,6 +103,8 @@ class Explorer:
             ]
             result = self.call(t, tracers)
             del tracers
+            if t.stopped is not None:  # which something caught
+                raise t.stopped
             if t.repeats:
                 raise changed()
             self._return(t, result)
@@ -116,7 +118,8 @@ class Explorer:
             error = traced_error(e)
             if t.edge.source is None or t.repeats:
                 raise error from (None if error is not e else e.__cause__)
-            t.edge.target = Raised(error.with_traceback(None))
+            line = error.where if isinstance(error, TraceError) else where_of(error)
+            t.edge.target = Raised(error.with_traceback(None), line or self.name)
         finally:
             t.closed = True
 
@@ -150,6 +153,7 @@ class Explorer:
         known = constant_of(flag.raw, t.graph)
         if known is not None:
             return bool(known)
+        t.check()
         if t.repeats:
             return bool(self._repeat(t, flag, tag, x))
         self._roll(t)
@@ -179,6 +183,7 @@ class Explorer:
         known = constant_of(scalar.raw, t.graph)
         if known is not None:
             return kind(known)
+        t.check()
         if self.policy.pin(origins_of(x)):
             raise t.stop(Restart())
         if t.repeats:

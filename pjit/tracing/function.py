@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial, update_wrapper
 from threading import RLock
 from time import perf_counter
@@ -27,14 +28,14 @@ from pjit.runtime.program import Runnable
 from pjit.tracing import handlers  # noqa: F401  (they register themselves)
 from pjit.tracing.explore import Explorer
 from pjit.tracing.frames import TRANSPARENT
-from pjit.tracing.graph import Node, Open, Raised, Return
-from pjit.tracing.guards import Guards, describe
+from pjit.tracing.graph import Open, Raised, Return
+from pjit.tracing.guards import Guards, reader_of
 from pjit.tracing.pytrees import flatten, unflatten
 from pjit.tracing.rebind import rebound
 from pjit.tracing.signature import Parameters, _ById, alive, describe_leaf, leaf_key, tensor_type
 from pjit.tracing.sizes import SMALLEST, Undecided, Unsized
-from pjit.tracing.structure import structured
-from pjit.tracing.trace import Trace
+from pjit.tracing.structure import Structured, structured
+from pjit.tracing.trace import RUNNING, Trace
 from pjit.tracing.tracer import Tracer
 
 MAX_PROGRAMS = 64
@@ -50,11 +51,13 @@ class Family:
         key: The structure of the arguments and the keys of their leaves.
         types: The types of the traced leaves; a size that varies is a symbol.
         stamp: When it was last used.
+        told: Whether it was said that programs come and go.
     """
 
     def __init__(self, key: tuple, types: list[TensorType]) -> None:
         self.key, self.types = key, types
         self.stamp = 0
+        self.told = False
         self.variants: list[Variant] = []
 
     @property
@@ -73,10 +76,32 @@ class Family:
 
     def find(self) -> Variant | None:
         """The program that holds now."""
-        for v in self.variants:
-            if v.guards.missed() is None:
+        for i, v in enumerate(self.variants):
+            if v.guards.holds():
+                if i:
+                    self.variants = [v, *(w for w in self.variants if w is not v)]
                 return v
         return None
+
+
+class Built:
+    """What is known of a function, compiled.
+
+    Attributes:
+        made: The function as structured control flow.
+        program: Runs it; None when nothing of the result is computed.
+        one: The only way that a call can end; None where there are several.
+        one_array: Whether the result is one array.
+    """
+
+    def __init__(self, owner: CompiledFunction, made: Structured) -> None:
+        self.made = made
+        only = made.leaves[0] if len(made.leaves) == 1 else None
+        self.one = only if isinstance(only, Return) else None
+        needless = self.one is not None and not self.one.computed
+        self.program: Any = None if needless else owner._compile(made.module)
+        simple = self.one is not None and not any(self.one.numbers)
+        self.one_array = simple and self.one.spec.is_leaf() and len(self.one.computed) == 1
 
 
 class Variant:
@@ -85,18 +110,24 @@ class Variant:
     Attributes:
         explorer: What is known of the function.
         guards: What it depends on.
-        program: Runs what is known; None when nothing of the result is computed.
+        now: What is known, compiled; replaced as a whole.
         growth: How many answers calls have added.
+        built: How often it was compiled.
+        told: What calls run in Python for, by line.
     """
 
     def __init__(
         self, owner: CompiledFunction, explorer: Explorer, guards: Guards, inputs: tuple[int, ...]
     ) -> None:
         self.owner, self.explorer, self.guards, self.inputs = owner, explorer, guards, inputs
-        self.program: Any = None
-        self.growth = 0
-        self.one: Return | None = None  # the only way that a call can end
-        self.told: set[Node] = set()
+        self.now: Built
+        self.growth = self.built = 0
+        self.told: dict[str, str] = {}
+
+    @property
+    def program(self) -> Any:
+        """Runs what is known; None when nothing of the result is computed."""
+        return self.now.program
 
     def accepts(self, types: Sequence[TensorType]) -> bool:
         """Whether the sizes agree where the program needs it."""
@@ -118,15 +149,10 @@ class Variant:
             leaf, values = made.reached(interpret(made.module, *given))
             if not isinstance(leaf, Open) or not self.grow(leaf, values):
                 break
-        self.made = made
-        only = made.leaves[0] if len(made.leaves) == 1 else None
-        self.one = only if isinstance(only, Return) else None
         names = [n for n, _ in self.explorer.inputs]
         made.module.main.attrs |= {"inputs": tuple(names), "outputs": made.outputs()}
-        needless = self.one is not None and not self.one.computed
-        self.program = None if needless else self.owner._compile(made.module)
-        simple = self.one is not None and not any(self.one.numbers)
-        self.one_array = simple and self.one.spec.is_leaf() and len(self.one.computed) == 1
+        self.now = Built(self.owner, made)
+        self.built += 1
 
     def grow(self, leaf: Open, values: list[Any]) -> bool:
         """Explores the answer that a call met; False when the bound is reached."""
@@ -142,37 +168,56 @@ class Variant:
         """Runs the function on the leaves of a call."""
         if len(self.inputs) < len(leaves):
             leaves = [leaves[i] for i in self.inputs]
-        if self.one_array:
-            return self.program(leaves)[0]
-        if self.program is None:
-            assert self.one is not None
-            return result(self.one, [])
         while True:
-            outputs = self.program(leaves)
-            if self.one is not None:
-                return result(self.one, outputs)
-            leaf, values = self.made.reached(outputs)
+            now = self.now
+            if now.one_array:
+                return now.program(leaves)[0]
+            outputs = [] if now.program is None else now.program(leaves)
+            if now.one is not None:
+                return result(now.one, outputs)
+            leaf, values = now.made.reached(outputs)
             if isinstance(leaf, Return):
                 return result(leaf, values)
             if isinstance(leaf, Raised):
                 if isinstance(leaf.error, TraceError):
                     raise leaf.error.with_traceback(None)
-                return self.plain(args, kwargs)
+                made = self.plain(args, kwargs)  # which raises
+                error = f"{type(leaf.error).__name__}: {leaf.error}"
+                self.tell(leaf.where, f"it cannot be traced: {error:.200}")
+                return made
             assert isinstance(leaf, Open)
-            with self.owner._lock:
-                if not self.grow(leaf, values):
-                    self.tell(leaf.node)
-                    return self.plain(args, kwargs)
-                self.build(leaves)
+            if not self.extend(leaf, values, leaves):
+                node = leaf.node
+                self.tell(node.where, f"the question has too many answers ({node.unique})")
+                return self.plain(args, kwargs)
 
-    def tell(self, node: Node) -> None:
+    def extend(self, leaf: Open, values: list[Any], leaves: Sequence[Any]) -> bool:
+        """Explores and compiles the answer that a call met; False when the bound is reached."""
+        with self.owner._lock:
+            if leaf not in self.now.made.leaves:  # another thread did
+                return True
+            began = perf_counter()
+            try:
+                if not self.grow(leaf, values):
+                    return False
+                self.build(leaves)
+            except BaseException:
+                self.owner._drop(self)
+                raise
+            settings().say(
+                "recompiles",
+                f"{self.owner._name} ({(perf_counter() - began) * 1e3:.0f} ms): a new answer at "
+                f"{leaf.node.where}",
+            )
+            return True
+
+    def tell(self, where: str, why: str) -> None:
         """Says, once for a line, that calls which come there run in Python."""
-        if node in self.told:
+        if where in self.told:
             return
-        self.told.add(node)
+        self.told[where] = why
         warnings.warn(
-            f"calls of {self.owner._name} that come to {node.where} run in Python: the question "
-            f"has too many answers ({node.unique})",
+            f"calls of {self.owner._name} that come to {where} run in Python: {why}",
             TraceWarning,
             stacklevel=4,
         )
@@ -216,6 +261,14 @@ def varying(before: Sequence[TensorType], now: Sequence[TensorType]) -> list[Ten
             shape.append(known)
         made.append(new.with_shape(tuple(shape)))
     return made
+
+
+def _intact(t: Trace, guards: Guards) -> None:
+    """Raises TraceError if a function that is traced changed what it did not make."""
+    try:
+        t.rebinder.check()
+    finally:
+        guards.undo()
 
 
 def _held(x: Any, key: tuple) -> Callable[[], Any]:
@@ -382,10 +435,14 @@ class CompiledFunction:
                 return found
             began = perf_counter()
             variant = self._settle(family, leaves)
-            self._log(family, perf_counter() - began)
-            family.variants.insert(0, variant)
-            del family.variants[MAX_VARIANTS:]
+            self._log(family, variant, perf_counter() - began)
+            family.variants = [variant, *family.variants[: MAX_VARIANTS - 1]]
             return variant
+
+    def _drop(self, variant: Variant) -> None:
+        """Forgets a program whose exploration was broken off."""
+        for f in self._families.values():
+            f.variants = [v for v in f.variants if v is not variant]
 
     def _trace(self, family: Family, leaves: Sequence[Any]) -> Variant:
         spec, keys = family.key
@@ -421,11 +478,20 @@ class CompiledFunction:
         args, kwargs = unflatten(spec, passed)
         function = rebound(t, self.function)
         t.base = sys._getframe()
+        t.intact = partial(_intact, t, guards)
+        outer, RUNNING.trace = getattr(RUNNING, "trace", None), t
         try:
             made = function(*args, **kwargs)
+        except Exception:
+            t.check()
+            raise
+        except BaseException:
+            with suppress(TraceError):
+                t.intact()
+            raise
         finally:
-            t.rebinder.check()
-            guards.undo()
+            RUNNING.trace = outer
+        t.check()
         after, same = flatten((args, kwargs))
         if same != spec or any(a is not b for a, b in zip(after, passed, strict=True)):
             raise TraceError(
@@ -441,14 +507,12 @@ class CompiledFunction:
         options = settings(threads=self.threads, exec_mode=self.exec_mode)
         return compile_module(module, target=self.target, options=options)
 
-    def _log(self, family: Family, seconds: float) -> None:
+    def _log(self, family: Family, variant: Variant, seconds: float) -> None:
         """Says what differs from the call before when a function is compiled again."""
-        if self._last is None or self._last_key is None:
-            self._last_key = family.key
-            return
         key, before = family.key, self._last_key
         self._last_key = key
-        missed = [g for v in family.variants if (g := v.guards.missed()) is not None]
+        if before is None:
+            return
         old = dict(zip(self._parameters.names(before[0]), before[1], strict=True))
         new = dict(zip(self._parameters.names(key[0]), key[1], strict=True))
         changes = [
@@ -456,13 +520,25 @@ class CompiledFunction:
             for n, k in new.items()
             if old.get(n) != k
         ]
-        changes += [f"{g.name} {describe(g.value)} -> {describe(g.read())}" for g in missed[:1]]
+        guard = next((g for v in family.variants if (g := v.guards.missed()) is not None), None)
+        if guard is not None:
+            changes.append(guard.change())
+            line = reader_of(variant.guards.codes, guard.name)
+            changes[-1] += f", read at {line}" if line else ""
         count = sum(len(f.variants) for f in self._families.values()) + 1
         settings().say(
             "recompiles",
             f"{self._name} ({count} programs, {seconds * 1e3:.0f} ms): "
             + ("; ".join(changes) or "another structure of the arguments"),
         )
+        if guard is not None and len(family.variants) >= MAX_VARIANTS and not family.told:
+            family.told = True
+            warnings.warn(
+                f"{self._name} is compiled again for each of many values: {changes[-1]}; pass it "
+                "as an argument that is an array",
+                TraceWarning,
+                stacklevel=4,
+            )
 
     # What was compiled
 
@@ -491,7 +567,7 @@ class CompiledFunction:
             return entry.program.ir(stage)
         if stage not in (None, "graph"):
             raise PjitError(f"no stage is called {stage!r}", expected="graph")
-        return print_module(entry.made.module)
+        return print_module(entry.now.made.module)
 
     def report(self, *args: Any, **kwargs: Any) -> Any:
         """What was compiled and how: a ``pjit.report.Report``.

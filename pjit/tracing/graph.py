@@ -97,9 +97,15 @@ class Return(Leaf):
 
 @dataclass(eq=False)
 class Raised(Leaf):
-    """The function raises, or does something that is not traced."""
+    """The function raises, or does something that is not traced.
+
+    Attributes:
+        error: The exception.
+        where: The user's line.
+    """
 
     error: BaseException
+    where: str
 
 
 @dataclass(eq=False)

@@ -8,6 +8,7 @@ globals, it gets what makes traced arrays, into which traced values can be writt
 from __future__ import annotations
 
 import math
+import time
 import types
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from pjit.tracing.scalar import Scalar, kind_of, number
 from pjit.tracing.sizes import index
-from pjit.tracing.trace import Trace
+from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import Tracer, as_tracer, constant_like, tracers
 
 
@@ -140,6 +141,33 @@ NUMPY: dict[Callable, Callable] = {
 }  # fmt: skip
 
 
+def _generator(t: Trace, seed: Any = None) -> Any:
+    if seed is None:
+        refuse(
+            "np.random.default_rng() without a seed gives other numbers in each call, which a "
+            "compiled function would repeat",
+            remedy="give it a seed, or draw the numbers outside and pass them as an argument",
+        )
+    return np.random.default_rng(seed)
+
+
+def _clock(name: str) -> Callable:
+    def read(t: Trace, *args: Any) -> Any:
+        refuse(
+            f"time.{name}() would give the time of the trace in every call",
+            remedy="read the clock outside, and pass the time as an argument if it is needed",
+        )
+
+    return read
+
+
+NUMPY[np.random.default_rng] = _generator
+_CLOCKS = "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time"
+NUMPY |= {getattr(time, n): _clock(n) for n in _CLOCKS.split()}
+_MODULES = (np, math, np.random, time)
+_OWNERS = ("numpy", "math", "time", "numpy.random", "numpy.random._generator")
+
+
 class Module:
     """A module with some functions replaced."""
 
@@ -158,8 +186,8 @@ class Module:
 def seen(t: Trace, x: Any) -> Any:
     """A module or a function as a traced function sees it."""
     if type(x) is types.ModuleType:
-        return Module(t, x) if x is np or x is math else x
-    if callable(x) and getattr(x, "__module__", None) in ("numpy", "math"):
+        return Module(t, x) if x in _MODULES else x
+    if callable(x) and getattr(x, "__module__", None) in _OWNERS:
         try:
             special = NUMPY.get(x)
             if special is not None:

@@ -12,8 +12,10 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from pjit.errors import TraceError
 from pjit.tracing import modules
 from pjit.tracing.bytecode import calls_global
+from pjit.tracing.guards import line_of
 from pjit.tracing.location import internal
 from pjit.tracing.scalar import Range, kind_of, to_number
 from pjit.tracing.trace import Trace, refuse
@@ -141,8 +143,10 @@ class Rebinder:
         for g in self._globals.values():
             for name, x in dict.items(g):
                 if g.real.get(name, MISSING) is not x:
-                    refuse(
+                    codes = [f.__code__ for f, _ in self._copies.values()]
+                    raise TraceError(
                         f"the function assigns the global variable {name}",
+                        where=line_of(codes, name),
                         remedy="return the new value instead",
                     )
 

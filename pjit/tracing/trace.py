@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import ref
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pjit.tracing.state import Capture
     from pjit.tracing.tracer import Tracer
 
+RUNNING = threading.local()  # its trace is the one that runs in this thread
 SMALL = 64  # bytes: constants up to this size are shared by value
 
 
@@ -46,6 +48,8 @@ class Trace:
         closed: Whether the trace is over; its tracers are dead then.
         stopped: What ended the run early.
         base: The frame that runs the function.
+        intact: Raises TraceError if the function changed what it did not make.
+        refused: What was refused, which the function may have caught.
         visits: The states at the questions so far.
     """
 
@@ -60,6 +64,8 @@ class Trace:
         self.base: FrameType | None = None
         self.visits: list[Capture] = []
         self.rebinder: Any = None
+        self.intact: Callable[[], None] | None = None
+        self.refused: TraceError | None = None
         self._loops: list[ref[RangeIterator]] = []
         self._born: list[ref[Tracer]] = []
         self._path = iter(path)
@@ -111,6 +117,18 @@ class Trace:
         alive = [(r, x) for r in self._born if (x := r()) is not None]
         self._born = [r for r, _ in alive]
         return [x for _, x in alive]
+
+    def check(self) -> None:
+        """Raises TraceError if the function did what is not traced, also if it caught the error."""
+        if self.stopped is not None:
+            raise self.stopped
+        if self.refused is None and self.intact is not None:
+            try:
+                self.intact()
+            except TraceError as e:
+                self.refused = e
+        if self.refused is not None:
+            raise self.refused
 
     # Loops over ranges
 
@@ -231,7 +249,11 @@ def changed() -> TraceError:
 
 def refuse(what: str, *, got: object = None, remedy: str | None = None) -> NoReturn:
     """Raises a TraceError at the user's line."""
-    raise TraceError(what, where=where(), got=got, remedy=remedy)
+    error = TraceError(what, where=where(), got=got, remedy=remedy)
+    running = getattr(RUNNING, "trace", None)
+    if running is not None:
+        running.refused = running.refused or error
+    raise error
 
 
 def refuse_function(name: str, remedy: str | None = None) -> NoReturn:

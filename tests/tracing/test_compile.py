@@ -1,6 +1,7 @@
 """The decorator: signatures, pytrees, static arguments, methods, results, what is shown."""
 
 import gc
+import itertools
 import threading
 import weakref
 from collections import namedtuple
@@ -20,13 +21,17 @@ Pair = namedtuple("Pair", "left right")
 
 
 class Counted:
-    """A function that counts how often Python runs it."""
+    """A function that counts how often Python runs it, where a trace does not see it."""
 
     def __init__(self, f: Any) -> None:
-        self.f, self.count = f, 0
+        self.f, self._calls = f, itertools.count()
+
+    @property
+    def count(self) -> int:
+        return int(repr(self._calls)[len("count(") : -1])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.count += 1
+        next(self._calls)
         return self.f(*args, **kwargs)
 
 
