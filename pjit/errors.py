@@ -101,6 +101,10 @@ class TraceWarning(UserWarning):
     """A part of a compiled function runs in Python."""
 
 
+class FallbackWarning(UserWarning):
+    """A part of a model is not compiled: what runs it instead is slower, but right."""
+
+
 class SettingError(PjitError):
     """A setting has a value that it cannot have."""
 
@@ -109,6 +113,7 @@ __all__ = [
     "CacheWarning",
     "ConstraintError",
     "ExecutionError",
+    "FallbackWarning",
     "FormatError",
     "IRError",
     "InputError",

@@ -192,17 +192,6 @@ def reduce(
     return function(as_tracer(t, x), **options)
 
 
-def accumulate(
-    t: Trace, ufunc: np.ufunc, x: Any, axis: int = 0, dtype: Any = None, out: Any = None
-) -> Any:
-    """``ufunc.accumulate``; only of addition."""
-    if ufunc is not np.add:
-        refuse_function(f"np.{ufunc.__name__}.accumulate")
-    if isinstance(out, tuple):
-        (out,) = out
-    return np.cumsum(as_tracer(t, x), axis, dtype, out)
-
-
 def outer(t: Trace, ufunc: np.ufunc, a: Any, b: Any, **options: Any) -> Any:
     """``ufunc.outer``: every element of a with every one of b."""
     x, y = as_tracer(t, a), as_tracer(t, b)
@@ -221,7 +210,6 @@ def at(t: Trace, ufunc: np.ufunc, x: Any, index: Any, values: Any = None) -> Non
 UFUNC_METHODS |= {
     "__call__": call,
     "reduce": reduce,
-    "accumulate": accumulate,
     "outer": outer,
     "at": at,
 }

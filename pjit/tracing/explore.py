@@ -23,8 +23,8 @@ from pjit.tracing.frames import Frames
 from pjit.tracing.graph import Answer, Edge, Graph, Node, Open, Raised, Return
 from pjit.tracing.indexing import reshaped
 from pjit.tracing.location import user_traceback, where
-from pjit.tracing.pytrees import flatten
 from pjit.tracing.policy import UNROLLED_ASKING, Policy, Restart
+from pjit.tracing.pytrees import flatten
 from pjit.tracing.scalar import Scalar
 from pjit.tracing.signature import static_key
 from pjit.tracing.state import Capture
@@ -100,8 +100,7 @@ class Explorer:
         edge.target = None
         try:
             tracers = [
-                Tracer(t, v, name)
-                for v, (name, _) in zip(self.arguments, self.inputs, strict=True)
+                Tracer(t, v, name) for v, (name, _) in zip(self.arguments, self.inputs, strict=True)
             ]
             result = self.call(t, tracers)
             del tracers
@@ -121,7 +120,8 @@ class Explorer:
             error = traced_error(raised)
             if t.edge.source is None or t.repeats:
                 raise error from (None if error is not e else e.__cause__)
-            t.edge.target = Raised(error.with_traceback(None))
+            line = error.where if isinstance(error, TraceError) else where_of(error)
+            t.edge.target = Raised(error.with_traceback(None), line or self.name)
         finally:
             t.closed = True
 
@@ -149,12 +149,13 @@ class Explorer:
 
     # Questions
 
-    def ask(self, t: Trace, x: Tracer, tag: str) -> bool:
+    def ask(self, t: Trace, x: Tracer, tag: str, likely: bool) -> bool:
         """See ``Trace.ask``."""
         flag = Tracer(t, as_bool(t, reshaped(t, x.value, ())))
         known = constant_of(flag.raw, t.graph)
         if known is not None:
             return bool(known)
+        t.check()
         if t.repeats:
             return bool(self._repeat(t, flag, tag, x))
         self._roll(t)
@@ -170,7 +171,11 @@ class Explorer:
             for answer in (True, False):
                 node.add(answer).target = Open(node, answer)
             raise t.stop(Stop())
-        self.todo.append(node.add(False))
+        other = node.add(False)
+        if likely:
+            other.target = Open(node, False)
+        else:
+            self.todo.append(other)
         t.record(node.add(True))
         return True
 
@@ -180,6 +185,7 @@ class Explorer:
         known = constant_of(scalar.raw, t.graph)
         if known is not None:
             return kind(known)
+        t.check()
         if self.policy.pin(origins_of(x)):
             raise t.stop(Restart())
         if t.repeats:
@@ -219,7 +225,8 @@ class Explorer:
         """The known answer to a question on the way."""
         following = t.follow()
         node = following.source
-        assert node is not None and following.answer is not None
+        assert node is not None
+        assert following.answer is not None
         capture = Capture(t, flag, tag, x)
         if node.parameters and capture.key not in (node.key, node.key[0]):  # type: ignore[index]
             raise changed()

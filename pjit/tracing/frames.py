@@ -163,7 +163,7 @@ def _code(f: Any) -> CodeType | None:
         elif hasattr(f, "__pjit_function__"):
             f = f.__pjit_function__
         else:
-            call = getattr(type(f), "__call__", None)
+            call = vars(type(f)).get("__call__")
             if not isinstance(call, types.FunctionType):
                 return None
             f = call

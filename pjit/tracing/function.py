@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial, update_wrapper
 from threading import RLock
 from time import perf_counter
@@ -16,19 +17,24 @@ import optree
 
 from pjit.array import Array
 from pjit.config import settings
-from pjit.errors import PjitError, TraceError, TraceWarning
+from pjit.errors import InputError, PjitError, TraceError, TraceWarning
+from pjit.ir import expr
 from pjit.ir.core import Loc, Module
+from pjit.ir.expr import Dim
 from pjit.ir.text import print_module
-from pjit.tracing import mathematics, products, selection  # noqa: F401  (they register themselves)
+from pjit.ir.types import TensorType, type_of
+from pjit.runtime.program import Runnable
+from pjit.tracing import handlers  # noqa: F401  (they register themselves)
 from pjit.tracing.explore import Explorer
 from pjit.tracing.frames import TRANSPARENT
-from pjit.tracing.graph import Node, Open, Raised, Return
-from pjit.tracing.guards import Guards, describe
+from pjit.tracing.graph import Open, Raised, Return
+from pjit.tracing.guards import Guards, reader_of
 from pjit.tracing.pytrees import flatten, unflatten
 from pjit.tracing.rebind import rebound
 from pjit.tracing.signature import Parameters, _ById, alive, describe_leaf, leaf_key, tensor_type
-from pjit.tracing.structure import structured
-from pjit.tracing.trace import Trace, running
+from pjit.tracing.sizes import SMALLEST, Undecided, Unsized
+from pjit.tracing.structure import Structured, structured
+from pjit.tracing.trace import RUNNING, Trace
 from pjit.tracing.tracer import Tracer
 
 MAX_PROGRAMS = 64
@@ -38,19 +44,63 @@ MAX_GROWTH = 1000  # answers of one signature that are learned from calls
 
 
 class Family:
-    """A signature: its programs, for different values of what the function reads beside."""
+    """A signature: its programs, for different values of what the function reads beside.
 
-    def __init__(self, key: tuple) -> None:
-        self.key = key
+    Attributes:
+        key: The structure of the arguments and the keys of their leaves.
+        types: The types of the traced leaves; a size that varies is a symbol.
+        stamp: When it was last used.
+        told: Whether it was said that programs come and go.
+    """
+
+    def __init__(self, key: tuple, types: list[TensorType]) -> None:
+        self.key, self.types = key, types
         self.stamp = 0
+        self.told = False
         self.variants: list[Variant] = []
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether sizes vary."""
+        return not all(t.is_static for t in self.types)
+
+    def fits(self, types: Sequence[TensorType]) -> bool:
+        """Whether arrays of static types can be passed."""
+        sizes: dict[Any, int] = {}
+        for own, given in zip(self.types, types, strict=True):
+            for d, n in zip(own.shape, given.static_shape, strict=True):
+                if d != n if isinstance(d, int) else n < SMALLEST or sizes.setdefault(d, n) != n:
+                    return False
+        return all(v.accepts(types) for v in self.variants)
 
     def find(self) -> Variant | None:
         """The program that holds now."""
-        for v in self.variants:
-            if v.guards.missed() is None:
+        for i, v in enumerate(self.variants):
+            if v.guards.holds():
+                if i:
+                    self.variants = [v, *(w for w in self.variants if w is not v)]
                 return v
         return None
+
+
+class Built:
+    """What is known of a function, compiled.
+
+    Attributes:
+        made: The function as structured control flow.
+        program: Runs it; None when nothing of the result is computed.
+        one: The only way that a call can end; None where there are several.
+        one_array: Whether the result is one array.
+    """
+
+    def __init__(self, owner: CompiledFunction, made: Structured) -> None:
+        self.made = made
+        only = made.leaves[0] if len(made.leaves) == 1 else None
+        self.one = only if isinstance(only, Return) else None
+        needless = self.one is not None and not self.one.computed
+        self.program: Any = None if needless else owner._compile(made.module)
+        simple = self.one is not None and not any(self.one.numbers)
+        self.one_array = simple and self.one.spec.is_leaf() and len(self.one.computed) == 1
 
 
 class Variant:
@@ -59,18 +109,34 @@ class Variant:
     Attributes:
         explorer: What is known of the function.
         guards: What it depends on.
-        program: Runs what is known; None when nothing of the result is computed.
+        now: What is known, compiled; replaced as a whole.
         growth: How many answers calls have added.
+        built: How often it was compiled.
+        told: What calls run in Python for, by line.
     """
 
     def __init__(
         self, owner: CompiledFunction, explorer: Explorer, guards: Guards, inputs: tuple[int, ...]
     ) -> None:
         self.owner, self.explorer, self.guards, self.inputs = owner, explorer, guards, inputs
-        self.program: Any = None
-        self.growth = 0
-        self.one: Return | None = None  # the only way that a call can end
-        self.told: set[Node] = set()
+        self.now: Built
+        self.growth = self.built = 0
+        self.told: dict[str, str] = {}
+
+    @property
+    def program(self) -> Any:
+        """Runs what is known; None when nothing of the result is computed."""
+        return self.now.program
+
+    def accepts(self, types: Sequence[TensorType]) -> bool:
+        """Whether the sizes agree where the program needs it."""
+        if self.program is None or not isinstance(self.program, Runnable):
+            return True
+        try:
+            self.program.signature.bind([t.static_shape for t in types])
+        except InputError:
+            return False
+        return True
 
     def build(self, arrays: Sequence[Any]) -> None:
         """Compiles what is known, with the answers that a call on these arrays needs."""
@@ -79,15 +145,10 @@ class Variant:
             if not isinstance(leaf, Open) or not self.grow(leaf, values):
                 break
         made = structured(self.explorer.graph, self.explorer.arguments, self.owner.home)
-        self.made = made
-        only = made.leaves[0] if len(made.leaves) == 1 else None
-        self.one = only if isinstance(only, Return) else None
         names = [n for n, _ in self.explorer.inputs]
         made.module.main.attrs |= {"inputs": tuple(names), "outputs": made.outputs()}
-        needless = self.one is not None and not self.one.computed
-        self.program = None if needless else self.owner._compile(made.module)
-        simple = self.one is not None and not any(self.one.numbers)
-        self.one_array = simple and self.one.spec.is_leaf() and len(self.one.computed) == 1
+        self.now = Built(self.owner, made)
+        self.built += 1
 
     def grow(self, leaf: Open, values: list[Any]) -> bool:
         """Explores the answer that a call met; False when the bound is reached."""
@@ -103,37 +164,56 @@ class Variant:
         """Runs the function on the leaves of a call."""
         if len(self.inputs) < len(leaves):
             leaves = [leaves[i] for i in self.inputs]
-        if self.one_array:
-            return self.program(leaves)[0]
-        if self.program is None:
-            assert self.one is not None
-            return result(self.one, [])
         while True:
-            outputs = self.program(leaves)
-            if self.one is not None:
-                return result(self.one, outputs)
-            leaf, values = self.made.reached(outputs)
+            now = self.now
+            if now.one_array:
+                return now.program(leaves)[0]
+            outputs = [] if now.program is None else now.program(leaves)
+            if now.one is not None:
+                return result(now.one, outputs)
+            leaf, values = now.made.reached(outputs)
             if isinstance(leaf, Return):
                 return result(leaf, values)
             if isinstance(leaf, Raised):
                 if isinstance(leaf.error, TraceError):
                     raise leaf.error.with_traceback(None)
-                return self.plain(args, kwargs)
+                made = self.plain(args, kwargs)  # which raises
+                error = f"{type(leaf.error).__name__}: {leaf.error}"
+                self.tell(leaf.where, f"it cannot be traced: {error:.200}")
+                return made
             assert isinstance(leaf, Open)
-            with self.owner._lock:
-                if not self.grow(leaf, values):
-                    self.tell(leaf.node)
-                    return self.plain(args, kwargs)
-                self.build(leaves)
+            if not self.extend(leaf, values, leaves):
+                node = leaf.node
+                self.tell(node.where, f"the question has too many answers ({node.unique})")
+                return self.plain(args, kwargs)
 
-    def tell(self, node: Node) -> None:
+    def extend(self, leaf: Open, values: list[Any], leaves: Sequence[Any]) -> bool:
+        """Explores and compiles the answer that a call met; False when the bound is reached."""
+        with self.owner._lock:
+            if leaf not in self.now.made.leaves:  # another thread did
+                return True
+            began = perf_counter()
+            try:
+                if not self.grow(leaf, values):
+                    return False
+                self.build(leaves)
+            except BaseException:
+                self.owner._drop(self)
+                raise
+            settings().say(
+                "recompiles",
+                f"{self.owner._name} ({(perf_counter() - began) * 1e3:.0f} ms): a new answer at "
+                f"{leaf.node.where}",
+            )
+            return True
+
+    def tell(self, where: str, why: str) -> None:
         """Says, once for a line, that calls which come there run in Python."""
-        if node in self.told:
+        if where in self.told:
             return
-        self.told.add(node)
+        self.told[where] = why
         warnings.warn(
-            f"calls of {self.owner._name} that come to {node.where} run in Python: the question "
-            f"has too many answers ({node.unique})",
+            f"calls of {self.owner._name} that come to {where} run in Python: {why}",
             TraceWarning,
             stacklevel=4,
         )
@@ -147,6 +227,44 @@ class Variant:
         return unflatten(
             spec, [Array(x) if isinstance(x, np.ndarray | np.generic) else x for x in made]
         )
+
+
+def _pattern(key: tuple) -> tuple:
+    """What signatures that differ in sizes have in common."""
+    spec, keys = key
+    return spec, tuple((k[0], len(k[1])) if len(k) == 2 else k for k in keys)
+
+
+def varying(before: Sequence[TensorType], now: Sequence[TensorType]) -> list[TensorType]:
+    """Types where the sizes that differ from those of another call are symbols.
+
+    Sizes that were equal in both calls get one symbol. Where a size is too small to stand for all,
+    the types are those of the call.
+    """
+    symbols: dict[tuple, Dim] = {}
+    made = []
+    for old, new in zip(before, now, strict=True):
+        shape: list[Dim] = []
+        for a, b in zip(old.shape, new.static_shape, strict=True):
+            if a == b:
+                shape.append(b)
+                continue
+            if b < SMALLEST:
+                return list(now)
+            known = symbols.get((a, b))
+            if known is None:
+                known = symbols[a, b] = expr.sym(f"N{len(symbols) or ''}", low=SMALLEST)
+            shape.append(known)
+        made.append(new.with_shape(tuple(shape)))
+    return made
+
+
+def _intact(t: Trace, guards: Guards) -> None:
+    """Raises TraceError if a function that is traced changed what it did not make."""
+    try:
+        t.rebinder.check()
+    finally:
+        guards.undo()
 
 
 def _held(x: Any, key: tuple) -> Callable[[], Any]:
@@ -199,6 +317,7 @@ class CompiledFunction:
         self.target, self.threads, self.exec_mode = target, threads, exec_mode
         self._parameters = Parameters(function, static_argnames)
         self._families: dict[tuple, Family] = {}
+        self._sized: set[tuple] = set()  # patterns of signatures whose sizes cannot vary
         self._short: dict[tuple, Family] = {}  # by dtypes and shapes of positional arrays alone
         self._clock = 0
         self._last: Variant | None = None
@@ -266,16 +385,43 @@ class CompiledFunction:
         return spec, tuple(keys)
 
     def _family(self, key: tuple) -> Family:
+        """The signature of a key: one with sizes that vary, if there is one or reason for it."""
         with self._lock:
             for old in [k for k in self._families if not alive(k)]:
                 self._forget(old)
             if len(self._families) >= MAX_PROGRAMS:
                 self._forget(min(self._families, key=lambda k: self._families[k].stamp))
-            return self._families.setdefault(key, Family(key))
+            names = self._parameters.names(key[0])
+            types = [tensor_type(k, n) for k, n in zip(key[1], names, strict=True) if len(k) == 2]
+            pattern = _pattern(key)
+            alike = [f for f in self._families.values() if _pattern(f.key) == pattern]
+            for f in alike:
+                if f.symbolic and f.fits(types):
+                    self._families[key] = f
+                    return f
+            made = Family(key, types)
+            if alike and pattern not in self._sized:
+                latest = max(alike, key=lambda f: f.stamp)
+                made = Family(key, varying(latest.types, types))
+            return self._families.setdefault(key, made)
 
     def _forget(self, key: tuple) -> None:
         family = self._families.pop(key)
         self._short = {k: f for k, f in self._short.items() if f is not family}
+
+    def _settle(self, family: Family, leaves: Sequence[Any]) -> Variant:
+        """Traces a signature with sizes that vary; with its own sizes if that is not possible."""
+        try:
+            return self._trace(family, leaves)
+        except (Undecided, Unsized, PjitError, TypeError, ValueError, IndexError) as e:
+            if not family.symbolic:
+                raise
+            settings().say("recompiles", f"{self._name} is compiled for one size: {e!r:.200}")
+            self._sized.add(_pattern(family.key))
+            names = self._parameters.names(family.key[0])
+            keys = zip(family.key[1], names, strict=True)
+            family.types = [tensor_type(k, n) for k, n in keys if len(k) == 2]
+            return self._trace(family, leaves)
 
     def _add(self, family: Family, leaves: Sequence[Any]) -> Variant:
         """Traces and compiles the function for a signature."""
@@ -284,22 +430,33 @@ class CompiledFunction:
             if found is not None:
                 return found
             began = perf_counter()
-            spec, keys = family.key
-            names = self._parameters.names(spec)
-            inputs = tuple(i for i, k in enumerate(keys) if len(k) == 2)
-            fixed = [(names[i], x) for i, x in enumerate(leaves) if i not in inputs]
-            guards = Guards.of(self.function, fixed)
-            types = [(names[i], tensor_type(keys[i], names[i])) for i in inputs]
-            kept = [_held(x, k) for x, k in zip(leaves, keys, strict=True)]
-            call = partial(self._run, spec, kept, inputs, guards)
-            explorer = Explorer(self._name, types, call)
-            explorer.explore()
-            variant = Variant(self, explorer, guards, inputs)
-            variant.build([leaves[i] for i in inputs])
-            self._log(family, perf_counter() - began)
-            family.variants.insert(0, variant)
-            del family.variants[MAX_VARIANTS:]
+            variant = self._settle(family, leaves)
+            self._log(family, variant, perf_counter() - began)
+            family.variants = [variant, *family.variants[: MAX_VARIANTS - 1]]
             return variant
+
+    def _drop(self, variant: Variant) -> None:
+        """Forgets a program whose exploration was broken off."""
+        for f in self._families.values():
+            f.variants = [v for v in f.variants if v is not variant]
+
+    def _trace(self, family: Family, leaves: Sequence[Any]) -> Variant:
+        spec, keys = family.key
+        names = self._parameters.names(spec)
+        inputs = tuple(i for i, k in enumerate(keys) if len(k) == 2)
+        fixed = [(names[i], x) for i, x in enumerate(leaves) if i not in inputs]
+        guards = Guards.of(self.function, fixed)
+        types = [(names[i], t) for i, t in zip(inputs, family.types, strict=True)]
+        kept = [_held(x, k) for x, k in zip(leaves, keys, strict=True)]
+        explorer = Explorer(self._name, types, partial(self._run, spec, kept, inputs, guards))
+        explorer.explore()
+        variant = Variant(self, explorer, guards, inputs)
+        variant.build([leaves[i] for i in inputs])
+        if family.symbolic and not variant.accepts(
+            [type_of(np.asarray(leaves[i])) for i in inputs]
+        ):
+            raise Undecided
+        return variant
 
     def _run(
         self,
@@ -317,17 +474,20 @@ class CompiledFunction:
         args, kwargs = unflatten(spec, passed)
         function = rebound(t, self.function)
         t.base = sys._getframe()
-        outer, running.trace = getattr(running, "trace", None), t
+        t.intact = partial(_intact, t, guards)
+        outer, RUNNING.trace = getattr(RUNNING, "trace", None), t
         try:
             made = function(*args, **kwargs)
+        except Exception:
+            t.check()
+            raise
+        except BaseException:
+            with suppress(TraceError):
+                t.intact()
+            raise
         finally:
-            running.trace = outer
-            try:
-                t.rebinder.check()
-                guards.undo()
-            except TraceError as e:
-                t.stopped = e
-                raise
+            RUNNING.trace = outer
+        t.check()
         after, same = flatten((args, kwargs))
         if same != spec or any(a is not b for a, b in zip(after, passed, strict=True)):
             raise TraceError(
@@ -343,14 +503,12 @@ class CompiledFunction:
         options = settings(threads=self.threads, exec_mode=self.exec_mode)
         return compile_module(module, target=self.target, options=options)
 
-    def _log(self, family: Family, seconds: float) -> None:
+    def _log(self, family: Family, variant: Variant, seconds: float) -> None:
         """Says what differs from the call before when a function is compiled again."""
-        if self._last is None or self._last_key is None:
-            self._last_key = family.key
-            return
         key, before = family.key, self._last_key
         self._last_key = key
-        missed = [g for v in family.variants if (g := v.guards.missed()) is not None]
+        if before is None:
+            return
         old = dict(zip(self._parameters.names(before[0]), before[1], strict=True))
         new = dict(zip(self._parameters.names(key[0]), key[1], strict=True))
         changes = [
@@ -358,13 +516,25 @@ class CompiledFunction:
             for n, k in new.items()
             if old.get(n) != k
         ]
-        changes += [f"{g.name} {describe(g.value)} -> {describe(g.read())}" for g in missed[:1]]
+        guard = next((g for v in family.variants if (g := v.guards.missed()) is not None), None)
+        if guard is not None:
+            changes.append(guard.change())
+            line = reader_of(variant.guards.codes, guard.name)
+            changes[-1] += f", read at {line}" if line else ""
         count = sum(len(f.variants) for f in self._families.values()) + 1
         settings().say(
             "recompiles",
             f"{self._name} ({count} programs, {seconds * 1e3:.0f} ms): "
             + ("; ".join(changes) or "another structure of the arguments"),
         )
+        if guard is not None and len(family.variants) >= MAX_VARIANTS and not family.told:
+            family.told = True
+            warnings.warn(
+                f"{self._name} is compiled again for each of many values: {changes[-1]}; pass it "
+                "as an argument that is an array",
+                TraceWarning,
+                stacklevel=4,
+            )
 
     # What was compiled
 
@@ -393,7 +563,7 @@ class CompiledFunction:
             return entry.program.ir(stage)
         if stage not in (None, "graph"):
             raise PjitError(f"no stage is called {stage!r}", expected="graph")
-        return print_module(entry.made.module)
+        return print_module(entry.now.made.module)
 
     def report(self, *args: Any, **kwargs: Any) -> Any:
         """What was compiled and how: a ``pjit.report.Report``.

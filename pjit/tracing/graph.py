@@ -17,7 +17,7 @@ import numpy as np
 import optree
 
 from pjit.ir.core import Block, Module, Value
-from pjit.ir.interp import Interpreter
+from pjit.ir.interp import Interpreter, solve
 
 Answer = bool | int | float
 
@@ -98,9 +98,15 @@ class Return(Leaf):
 
 @dataclass(eq=False)
 class Raised(Leaf):
-    """The function raises, or does something that is not traced."""
+    """The function raises, or does something that is not traced.
+
+    Attributes:
+        error: The exception.
+        where: The user's line.
+    """
 
     error: BaseException
+    where: str
 
 
 @dataclass(eq=False)
@@ -179,7 +185,9 @@ class Graph:
             The leaf that the call comes to, and its values.
         """
         run = Interpreter(self.module)
-        run.values.update(zip(arguments, map(np.asarray, arrays), strict=True))
+        for v, a in zip(arguments, map(np.asarray, arrays), strict=True):
+            solve(v.shape, a.shape, run.sizes)
+            run.values[v] = a
         edge = self.root
         with np.errstate(all="ignore"):
             while True:

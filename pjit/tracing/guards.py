@@ -1,73 +1,329 @@
-"""What a function reads beside its arguments: globals, closures, attributes.
+"""Guards: a program holds while all that its function reads beside its arguments is what it was.
 
-It is found in the names that the bytecode of the function, and of the functions that it can call by
-name, mentions. A program holds while all of it is what it was when the function was traced. The
-same guards show whether the function changed something that it did not make.
+``pjit.tracing.reads`` finds what that is. A value is compared by identity, which is cheap, and only
+if that fails by type and value. What can change in place is compared by its content: the items of
+containers, the bytes of arrays, the states of random generators. The same guards show whether a
+function changed something that it did not make, and put that back.
 """
 
 from __future__ import annotations
 
 import ctypes
 import dis
-import sys
-import sysconfig
+import linecache
+import operator
+import pickle
+import random
 import types
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
-from pjit.array import Array
 from pjit.errors import TraceError
-from pjit.tracing.location import internal, shorten
+from pjit.tracing.location import shorten
 
 MISSING = object()
-_VALUES = (bool, int, str, bytes, type(None), float, complex, np.generic, np.dtype)
-_MUTABLE = (list, dict, set)
-_LIBRARIES = tuple({sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")})
+VALUES = (bool, int, str, bytes, type(None), float, complex, np.generic, np.dtype)
+CONTAINERS = (list, dict, set, deque, bytearray)
+GENERATORS = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
+SHORT = 2048  # bytes of an array that are compared as an object of Python
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes, _memcmp.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t), ctypes.c_int
 
 
-@dataclass
 class Guard:
     """One value that a function reads.
 
     Attributes:
         name: What it is called in messages: ``SCALE``, ``self.rate``.
-        read: Reads it.
         value: What it was.
-        content: What was in it; None for what is compared by identity.
-        restore: Puts back what it was; None: it cannot be changed in place.
     """
 
-    name: str
-    read: Callable[[], Any]
-    value: Any
-    content: Any = None
+    __slots__ = ("name", "value")
+
+    def __init__(self, name: str, value: Any) -> None:
+        self.name, self.value = name, value
+
+    def read(self) -> Any:
+        """What it is now; MISSING when there is none."""
+        raise NotImplementedError
+
+    def write(self, x: Any) -> None:
+        """Puts a value there."""
+        raise NotImplementedError
 
     def holds(self) -> bool:
-        """Whether it is what it was."""
+        """Whether it is what it was. An equal number is noted as the one to compare with."""
         now = self.read()
-        if now is self.value:
-            return self.content is None or _same_content(now, self.content)
-        return isinstance(now, _VALUES) and _key(now) == _key(self.value)
+        if now is not self.value:
+            if not same_value(now, self.value):
+                return False
+            self.value = now
+        return True
+
+    def same(self) -> bool:
+        """Whether it is the same object, with the same content."""
+        return self.read() is self.value
+
+    def change(self) -> str:
+        """What it was and what it is, for messages."""
+        return f"{self.name} {describe(self.value)} -> {describe(self.read())}"
+
+    def restore(self) -> None:
+        """Puts back what was there."""
+        if self.read() is not self.value:
+            self.write(self.value)
 
 
-@dataclass
+class Entry(Guard):
+    """An entry of a dictionary of variables: of globals, of a module."""
+
+    __slots__ = ("key", "scope")
+
+    def __init__(self, name: str, scope: dict[str, Any], key: str) -> None:
+        self.scope, self.key = scope, key
+        super().__init__(name, self.read())
+
+    def read(self) -> Any:
+        """See ``Guard``."""
+        return self.scope.get(self.key, MISSING)
+
+    def write(self, x: Any) -> None:
+        """See ``Guard``."""
+        if x is MISSING:
+            self.scope.pop(self.key, None)
+        else:
+            self.scope[self.key] = x
+
+
+class Attribute(Guard):
+    """An attribute that can be read without running code of the user's.
+
+    Args:
+        name: What it is called.
+        owner: Gives the object; None when it is gone.
+        key: The name of the attribute.
+    """
+
+    __slots__ = ("key", "owner")
+
+    def __init__(self, name: str, owner: Callable[[], Any], key: str) -> None:
+        self.owner, self.key = owner, key
+        super().__init__(name, self.read())
+
+    def read(self) -> Any:
+        """See ``Guard``."""
+        try:
+            return getattr(self.owner(), self.key, MISSING)
+        except ValueError:  # an empty cell
+            return MISSING
+
+    def write(self, x: Any) -> None:
+        """See ``Guard``."""
+        if x is MISSING:
+            delattr(self.owner(), self.key)
+        else:
+            setattr(self.owner(), self.key, x)
+
+
+class Member(Attribute):
+    """What a class, or the dictionary of an object, holds under a name; descriptors are not run."""
+
+    __slots__ = ()
+
+    def read(self) -> Any:
+        """See ``Guard``."""
+        x = self.owner()
+        if not isinstance(x, type):
+            return getattr(x, "__dict__", {}).get(self.key, MISSING)
+        return next((c.__dict__[self.key] for c in x.__mro__ if self.key in c.__dict__), MISSING)
+
+
+class Content(Guard):
+    """What is in an object that can change in place.
+
+    Args:
+        name: What it is called.
+        x: The object.
+    """
+
+    __slots__ = ("held", "items", "keys")
+
+    def __init__(self, name: str, x: Any) -> None:
+        self.held = x
+        self.keys: list[Any] | None = list(x) if isinstance(x, dict) else None
+        self.items = list(x.values()) if isinstance(x, dict) else list(x)
+        super().__init__(name, None)
+
+    def read(self) -> Any:
+        """A copy of the object."""
+        return self.held.copy()
+
+    def same(self) -> bool:
+        """Whether the items are the same objects."""
+        x = self.held
+        if len(x) != len(self.items):
+            return False
+        if self.keys is not None:
+            return all(map(operator.is_, x.values(), self.items)) and all(
+                map(operator.is_, x, self.keys)
+            )
+        return all(map(operator.is_, x, self.items))
+
+    def holds(self) -> bool:
+        """See ``Guard``."""
+        if self.same():
+            return True
+        x = self.held
+        now = list(x.values()) if self.keys is not None else list(x)
+        was = self.items
+        if self.keys is not None:
+            now, was = [*x, *now], [*self.keys, *was]
+        if len(now) != len(was) or not all(map(same_value, now, was)):
+            return False
+        if self.keys is not None:
+            self.keys = list(x)
+        self.items = now[-len(self.items) :] if self.items else []
+        return True
+
+    def change(self) -> str:
+        """See ``Guard``."""
+        if self.keys is None:
+            was: Any = type(self.held)(self.items) if type(self.held) in CONTAINERS else self.items
+        else:
+            was = dict(zip(self.keys, self.items, strict=True))
+        return f"{self.name} {describe(was)} -> {describe(self.held)}"
+
+    def restore(self) -> None:
+        """See ``Guard``."""
+        if self.same():
+            return
+        self.held.clear()
+        if self.keys is not None:
+            self.held.update(zip(self.keys, self.items, strict=True))
+        elif isinstance(self.held, set):
+            self.held.update(self.items)
+        else:
+            self.held.extend(self.items)
+
+
+class Elements(Guard):
+    """The elements of an array. One that is read-only and owns its memory cannot change."""
+
+    __slots__ = ("address", "contiguous", "held", "kept", "short")
+
+    def __init__(self, name: str, x: np.ndarray) -> None:
+        self.held = x
+        self.kept = x.copy() if x.flags.writeable or x.base is not None else None
+        self.contiguous = x.flags.c_contiguous
+        self.short = x.tobytes() if self.kept is not None and x.nbytes <= SHORT else None
+        self.address = 0
+        if self.kept is not None and self.contiguous:
+            self.address = self.kept.ctypes.data
+        super().__init__(name, None)
+
+    def read(self) -> Any:
+        """A copy of the array."""
+        return self.held.copy()
+
+    def holds(self) -> bool:
+        """See ``Guard``."""
+        x, kept = self.held, self.kept
+        if kept is None:
+            return not x.flags.writeable
+        if x.shape != kept.shape or x.dtype != kept.dtype:
+            return False
+        if self.short is not None:
+            return x.tobytes() == self.short
+        if self.contiguous and x.flags.c_contiguous:
+            return not _memcmp(x.ctypes.data, self.address, x.nbytes)
+        return x.tobytes() == kept.tobytes()
+
+    def same(self) -> bool:
+        """See ``Guard``."""
+        return self.holds()
+
+    def change(self) -> str:
+        """See ``Guard``."""
+        x, kept = self.held, self.kept
+        if kept is None or x.shape != kept.shape or x.dtype != kept.dtype:
+            return f"{self.name}: an array of another shape or dtype, or that is writable now"
+        at = tuple(int(i[0]) for i in np.nonzero(x != kept)) if x.ndim else ()
+        place = f"[{', '.join(map(str, at))}]" if at else ""
+        return f"{self.name}{place} {describe(kept[at])} -> {describe(x[at])}"
+
+    def restore(self) -> None:
+        """See ``Guard``."""
+        if self.kept is not None and not self.holds():
+            self.held[...] = self.kept
+
+
+class Randomness(Guard):
+    """The state of a random generator."""
+
+    __slots__ = ("held", "state")
+
+    def __init__(self, name: str, x: Any) -> None:
+        self.held = x
+        self.state = self._now()
+        super().__init__(name, None)
+
+    def _now(self) -> bytes:
+        x = self.held
+        if isinstance(x, np.random.Generator):
+            return pickle.dumps(x.bit_generator.state)
+        if isinstance(x, np.random.BitGenerator):
+            return pickle.dumps(x.state)
+        return pickle.dumps(x.getstate() if isinstance(x, random.Random) else x.get_state())
+
+    def read(self) -> Any:
+        """The generator."""
+        return self.held
+
+    def holds(self) -> bool:
+        """See ``Guard``."""
+        return self._now() == self.state
+
+    def same(self) -> bool:
+        """See ``Guard``."""
+        return self.holds()
+
+    def change(self) -> str:
+        """See ``Guard``."""
+        return f"the state of {self.name}"
+
+    def restore(self) -> None:
+        """See ``Guard``."""
+        x, state = self.held, pickle.loads(self.state)
+        if isinstance(x, np.random.Generator):
+            x.bit_generator.state = state
+        elif isinstance(x, np.random.BitGenerator):
+            x.state = state
+        elif isinstance(x, random.Random):
+            x.setstate(state)
+        else:
+            x.set_state(state)
+
+
 class Guards:
     """All that a function reads beside its arguments.
 
     Attributes:
-        all: The guards.
-        codes: The code that it may run, to find lines.
+        all: The guards, in the order in which they were found.
+        codes: The code that the function may run.
+        objects: Gives the objects, other than functions and arrays, whose attributes are read.
+        shared: What the function must not change, but does not depend on.
     """
 
-    all: list[Guard] = field(default_factory=list)
-    codes: list[types.CodeType] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.all: list[Guard] = []
+        self.shared: list[Guard] = []
+        self.codes: list[types.CodeType] = []
+        self.objects: list[tuple[str, Callable[[], Any]]] = []
+        self.settle()
 
     @staticmethod
     def of(function: Callable, objects: Iterable[tuple[str, Any]]) -> Guards:
@@ -77,13 +333,93 @@ class Guards:
             function: The function.
             objects: Names and values of arguments that are not traced.
         """
-        return _Finder().find(function, objects)
+        from pjit.tracing.reads import found
+
+        return found(function, objects)
+
+    def settle(self) -> None:
+        """Arranges the guards for ``holds``, after they were found."""
+        self._before = [
+            (name, owner, set(getattr(owner(), "__dict__", ()))) for name, owner in self.objects
+        ]
+        self.note()
+
+    def note(self) -> None:
+        """Notes the values to compare with: identities in lists, which are compared in C."""
+        entries = [g for g in self.all if type(g) is Entry]
+        self._entries = (
+            [g.scope for g in entries], [g.key for g in entries], [g.value for g in entries],
+        )  # fmt: skip
+        owners: dict[int, tuple[Callable, list, list, list]] = {}
+        strong: tuple[list, list, list] = ([], [], [])
+        others: list[Any] = []
+        for g in self.all:
+            if type(g) is Attribute and isinstance(g.owner, Strong):
+                for found, x in zip(strong, (g.owner(), g.key, g.value), strict=True):
+                    found.append(x)
+            elif isinstance(g, Attribute) and not isinstance(g.owner(), type):
+                owner, keys, values, absent = owners.setdefault(
+                    id(g.owner()), (g.owner, [], [], [])
+                )
+                if type(g) is Attribute:
+                    keys.append(g.key)
+                    values.append(g.value)
+                elif g.value is MISSING:
+                    absent.append(g.key)
+                else:
+                    others.append(g.same)
+            elif isinstance(g, Elements) and g.short is not None:
+                pass
+            elif type(g) is not Entry:
+                others.append(g.same)
+        self._strong, self._owners, self._others = strong, list(owners.values()), others
+        self._short = [
+            (g.held, g.short, g.kept.shape, g.kept.dtype)
+            for g in self.all
+            if isinstance(g, Elements) and g.short is not None and g.kept is not None
+        ]
+
+    def holds(self) -> bool:
+        """Whether all is what it was."""
+        return not self.all or self._quick() or self.missed() is None
+
+    def _quick(self) -> bool:
+        """Whether all values are the same objects, with the same content."""
+        scopes, keys, values = self._entries
+        if scopes and not all(
+            map(operator.is_, map(dict.get, scopes, keys, repeat(MISSING)), values)
+        ):
+            return False
+        try:
+            objects, keys, values = self._strong
+            if objects and not all(
+                map(operator.is_, map(getattr, objects, keys, repeat(MISSING)), values)
+            ):
+                return False
+            for owner, keys, values, absent in self._owners:
+                x = owner()
+                if not all(
+                    map(operator.is_, map(getattr, repeat(x), keys, repeat(MISSING)), values)
+                ):
+                    return False
+                if absent and not x.__dict__.keys().isdisjoint(absent):
+                    return False
+        except (ValueError, AttributeError):  # an empty cell; an object that is gone
+            return False
+        for x, short, shape, dtype in self._short:
+            if x.tobytes() != short or x.shape != shape or x.dtype is not dtype:
+                return False
+        for same in self._others:  # noqa: SIM110 (a generator costs more)
+            if not same():
+                return False
+        return True
 
     def missed(self) -> Guard | None:
         """The first guard that does not hold."""
         for g in self.all:
             if not g.holds():
                 return g
+        self.note()
         return None
 
     def undo(self) -> None:
@@ -92,251 +428,107 @@ class Guards:
         Raises:
             TraceError: It changed something.
         """
-        broken = [g for g in self.all if not g.holds()]
+        changed = [(f"{n}.{a}", o, a) for n, o, before in self._before for a in _added(o, before)]
+        for _, owner, a in changed:
+            delattr(owner(), a)
+        names = [name for name, _, _ in changed]
+        broken = [g for g in self.shared if not g.holds()]
+        if not self._quick():
+            broken += [g for g in self.all if not g.holds()]
+            self.note()
         for g in broken:
-            _put_back(g)
-        if broken:
-            raise TraceError(
-                f"the function changes {broken[0].name}, which is not its own",
-                where=self._line(broken[0].name),
-                remedy="return the new value instead: a compiled function runs in Python only when "
-                "it is traced",
-            )
-
-    def _line(self, name: str) -> str:
-        """The line that seems to change something."""
-        last = name.split(".")[-1].split("[")[0]
-        for code in self.codes:
-            line, found = code.co_firstlineno, False
-            for i in dis.get_instructions(code):
-                line = getattr(i, "starts_line", None) or line
-                if line is True:
-                    line = i.line_number  # type: ignore[attr-defined]
-                changes = i.opname in ("STORE_SUBSCR", "STORE_ATTR", "STORE_DEREF", "STORE_GLOBAL")
-                if found and (i.argval in _MUTATORS or changes):
-                    return f"{code.co_filename}:{line}, in {code.co_name}"
-                found = (found and i.opname != "POP_TOP") or i.argval == last
-        return self.codes[0].co_name if self.codes else name
-
-
-_MUTATORS = {"append", "extend", "insert", "pop", "remove", "clear", "update", "add", "sort"}
-_MUTATORS |= {"setdefault", "popitem", "discard", "reverse", "appendleft", "popleft"}
-
-
-class _Finder:
-    def __init__(self) -> None:
-        self.guards = Guards()
-        self.names: set[str] = set()
-        self.seen: set[tuple[int, str]] = set()
-        self.functions: dict[int, Any] = {}
-        self.objects: dict[int, tuple[str, Any]] = {}
-
-    def find(self, function: Callable, objects: Iterable[tuple[str, Any]]) -> Guards:
-        self.value(getattr(function, "__name__", "function"), function)
-        for name, x in objects:
-            self.value(name, x)
-        before = -1
-        while before != len(self.seen) + len(self.names):
-            before = len(self.seen) + len(self.names)
-            for name, x in list(self.objects.values()):
-                self.attributes(name, x)
-        return self.guards
-
-    def watch(self, name: str, owner: Any, key: str, read: Callable[[], Any]) -> None:
-        if (id(owner), key) in self.seen:
+            g.restore()
+        names = [g.name for g in broken] + names
+        if not names:
             return
-        self.seen.add((id(owner), key))
-        x = read()
-        if isinstance(x, types.ModuleType | types.BuiltinFunctionType | np.ufunc):
-            self.value(name, x)
-            return
-        self.guards.all.append(Guard(name, read, x, _content(x)))
-        self.value(name, x)
-
-    def value(self, name: str, x: Any) -> None:
-        """Follows a value to what can be read through it."""
-        if isinstance(x, types.MethodType):
-            self.value(name, x.__func__)
-            self.value("self", x.__self__)
-        elif isinstance(x, partial):
-            self.value(name, x.func)
-        elif isinstance(x, types.FunctionType):
-            self.function(x)
-        elif isinstance(x, property):
-            self.value(name, x.fget)
-        elif isinstance(x, staticmethod | classmethod):
-            self.value(name, x.__func__)
-        elif hasattr(x, "__pjit_function__"):
-            self.value(name, x.__pjit_function__)
-        elif isinstance(x, list | tuple | set | frozenset):
-            for i, item in enumerate(x):
-                if not isinstance(item, _VALUES):
-                    self.value(f"{name}[{i}]", item)
-        elif isinstance(x, dict):
-            for k, item in x.items():
-                if not isinstance(item, _VALUES):
-                    self.value(f"{name}[{k!r}]", item)
-        elif not isinstance(x, (*_VALUES, np.ndarray, Array)) and _followed(x):
-            self.objects.setdefault(id(x), (name, x))
-
-    def function(self, f: types.FunctionType) -> None:
-        if id(f) in self.functions or internal(f.__code__.co_filename):
-            return
-        self.functions[id(f)] = f
-        scope = f.__globals__
-        for code in _codes(f.__code__):
-            self.guards.codes.append(code)
-            self.names.update(code.co_names)
-            for name in code.co_names:
-                if name in scope:
-                    self.watch(name, scope, name, partial(scope.get, name, MISSING))
-        for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
-            self.watch(name, cell, "", partial(_cell, cell))
-        if f.__defaults__ or f.__kwdefaults__:
-            read = partial(_defaults, f)
-            self.watch(f"a default of {f.__name__}", f, "defaults", read)
-
-    def attributes(self, name: str, x: Any) -> None:
-        known = _members(x)
-        for attribute in sorted(self.names & known.keys()):
-            if isinstance(x, type) and attribute.startswith("__"):
-                continue
-            read = partial(_member, _reference(x), attribute)
-            self.watch(f"{name}.{attribute}", x, attribute, read)
-        if not isinstance(x, type | types.ModuleType):
-            for cls in type(x).__mro__:
-                if _followed(cls):
-                    self.objects.setdefault(id(cls), (cls.__name__, cls))
+        what = f"the function changes {names[0]}, which is not its own"
+        remedy = "return the new value: a compiled function runs in Python only when it is traced"
+        if broken and isinstance(broken[0], Randomness):
+            what = f"the function draws random numbers from {names[0]}, which calls would repeat"
+            remedy = "draw the numbers outside and pass them as an argument"
+        raise TraceError(what, where=line_of(self.codes, names[0]), remedy=remedy)
 
 
-def _members(x: Any) -> dict[str, Any]:
-    found = dict(getattr(x, "__dict__", {}))
-    if not isinstance(x, type):
-        for cls in type(x).__mro__:
-            slots = cls.__dict__.get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(x, name):
-                    found[name] = None
-    return found
-
-
-def _reference(x: Any) -> Callable[[], Any]:
-    """Refers to an object without keeping it alive, if that is possible."""
-    try:
-        return weakref.ref(x)
-    except TypeError:
-        return lambda: x
-
-
-def _member(owner: Callable[[], Any], name: str) -> Any:
+def _added(owner: Callable[[], Any], before: set[str]) -> list[str]:
+    """Attributes that an object did not have; a value that is cached by itself is none."""
     x = owner()
-    own = getattr(x, "__dict__", None)
-    if own is not None and name in own:
-        return own[name]
-    return MISSING if isinstance(x, type) else getattr(x, name, MISSING)
+    own = getattr(x, "__dict__", before)
+    if len(own) == len(before):
+        return []
+    new = [a for a in own if a not in before]
+    cached = [a for a in new if hasattr(getattr(type(x), a, None), "attrname")]
+    for a in cached:
+        delattr(x, a)
+    return [a for a in new if a not in cached]
 
 
-def _followed(x: Any) -> bool:
-    """Whether attributes of an object can be the user's."""
-    owner = x if isinstance(x, type | types.ModuleType) else type(x)
-    name = owner.__name__ if isinstance(owner, types.ModuleType) else owner.__module__
-    module = sys.modules.get(name)
-    file = getattr(module, "__file__", None)
-    if module is None or file is None:
-        return name == "__main__" or (module is not None and not _frozen(module))
-    return not internal(file) and not file.startswith(_LIBRARIES)
+class Strong:
+    """Refers to an object as a weak reference does, but keeps it alive."""
+
+    __slots__ = ("x",)
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+
+    def __call__(self) -> Any:
+        return self.x
 
 
-def _frozen(module: types.ModuleType) -> bool:
-    spec = getattr(module, "__spec__", None)
-    return spec is not None and spec.origin in ("built-in", "frozen")
-
-
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for c in code.co_consts:
-        if isinstance(c, types.CodeType):
-            yield from _codes(c)
-
-
-def _cell(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return MISSING
-
-
-def _defaults(f: types.FunctionType) -> Any:
-    kept = f.__defaults__
-    return kept if not f.__kwdefaults__ else f.__kwdefaults__
+def same_value(a: Any, b: Any) -> bool:
+    """Whether a value may stand for another one: equal in type and value."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(same_value, a, b))
+    return isinstance(a, VALUES) and _key(a) == _key(b)
 
 
 def _key(x: Any) -> Any:
-    """Equal for values that are equal in type and value."""
-    if isinstance(x, float | complex):
-        return (type(x), repr(x))
-    if isinstance(x, np.generic):
-        return (type(x), x.tobytes())
-    return (type(x), x)
+    if isinstance(x, float | complex) and not isinstance(x, np.generic):
+        return repr(x)  # -0.0 is not 0.0, nan is nan
+    return x.tobytes() if isinstance(x, np.generic) else x
 
 
-def _content(x: Any) -> Any:
-    """What is in a value that can change in place; None if it cannot."""
-    if isinstance(x, np.ndarray):
-        return x.copy() if x.flags.writeable or x.base is not None else None
-    if isinstance(x, _MUTABLE) or (isinstance(x, tuple) and any(_content(i) is not None for i in x)):
-        items = list(x.items()) if isinstance(x, dict) else list(x)
-        return [(i, _content(i)) for i in items]
-    return None
+# Messages
+
+def reader_of(codes: Iterable[types.CodeType], name: str) -> str:
+    """The line that reads a variable; empty when none names it."""
+    last = name.split(".")[-1].split("[")[0]
+    for code in codes:
+        for i in dis.get_instructions(code):
+            if i.argval == last and i.opname.startswith("LOAD_") and i.positions:
+                return _place(code, i.positions.lineno or code.co_firstlineno)
+    return ""
 
 
-def _same_content(x: Any, content: Any) -> bool:
-    if isinstance(x, np.ndarray):
-        if x.shape != content.shape or x.dtype != content.dtype:
-            return False
-        if x.flags.c_contiguous and content.flags.c_contiguous:
-            return not _memcmp(x.ctypes.data, content.ctypes.data, x.nbytes)
-        return x.tobytes() == content.tobytes()
-    items = list(x.items()) if isinstance(x, dict) else list(x)
-    return len(items) == len(content) and all(
-        _same_item(a, b, inner) for a, (b, inner) in zip(items, content, strict=True)
-    )
+_MUTATORS = {"append", "extend", "insert", "pop", "remove", "clear", "update", "add", "sort"}
+_MUTATORS |= {"setdefault", "popitem", "discard", "reverse", "appendleft", "popleft", "fill"}
+_STORES = ("STORE_ATTR", "STORE_DEREF", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_GLOBAL")
 
 
-def _same_item(a: Any, b: Any, content: Any) -> bool:
-    if isinstance(a, tuple) and isinstance(b, tuple) and content is None:
-        return len(a) == len(b) and all(_same_item(x, y, None) for x, y in zip(a, b, strict=True))
-    if a is b:
-        return content is None or _same_content(a, content)
-    return isinstance(a, _VALUES) and type(a) is type(b) and _key(a) == _key(b)
+def line_of(codes: Iterable[types.CodeType], name: str) -> str:
+    """The line that seems to change a variable: ``model.py:12, in forward: SEEN.append(x)``."""
+    last = name.split(".")[-1].split("[")[0]
+    first = ""
+    for code in codes:
+        first = first or _place(code, code.co_firstlineno)
+        found = False
+        for i in dis.get_instructions(code):
+            line = i.positions.lineno if i.positions else None
+            stores = i.opname in _STORES and i.argval == last
+            changes = i.argval in _MUTATORS or i.opname in ("STORE_SUBSCR", "DELETE_SUBSCR")
+            if stores or (found and (changes or i.opname.startswith("CALL"))):
+                return _place(code, line or code.co_firstlineno)
+            found = (found and i.opname != "POP_TOP") or i.argval == last
+    return first or name
 
 
-def _put_back(g: Guard) -> None:
-    """Restores a container, or what a cell, an attribute or a global referred to."""
-    now = g.read()
-    if now is not g.value:
-        owner = g.read.args[0] if isinstance(g.read, partial) else None  # type: ignore[attr-defined]
-        if isinstance(g.read, partial) and g.read.func is _cell:
-            owner.cell_contents = g.value
-        elif isinstance(g.read, partial) and g.read.func is _member:
-            owner = owner()
-            if g.value is MISSING:
-                delattr(owner, g.read.args[1])
-            else:
-                setattr(owner, g.read.args[1], g.value)
-    if g.content is None:
-        return
-    items = [i for i, _ in g.content] if not isinstance(g.value, np.ndarray) else g.content
-    if isinstance(g.value, list):
-        g.value[:] = items
-    elif isinstance(g.value, dict):
-        g.value.clear()
-        g.value.update(items)
-    elif isinstance(g.value, set):
-        g.value.clear()
-        g.value.update(items)
-    elif isinstance(g.value, np.ndarray):
-        g.value[...] = items
+def _place(code: types.CodeType, line: int) -> str:
+    text = linecache.getline(code.co_filename, line).strip()
+    place = f"{code.co_filename}:{line}, in {code.co_name}"
+    return f"{place}: {shorten(text)}" if text else place
 
 
 def describe(x: Any) -> str:

@@ -8,7 +8,7 @@ globals, it gets what makes traced arrays, into which traced values can be writt
 from __future__ import annotations
 
 import math
-import operator
+import time
 import types
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from pjit.tracing.scalar import Scalar, kind_of, number
-from pjit.tracing.trace import Trace
+from pjit.tracing.sizes import index
+from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import Tracer, as_tracer, constant_like, tracers
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
     dims = shape if isinstance(shape, tuple | list | np.ndarray) else (shape,)
-    return tuple(operator.index(d) for d in dims)
+    return tuple(index(d) for d in dims)
 
 
 def _filled(value: Any) -> Callable:
@@ -117,9 +118,17 @@ _SAME = "sqrt exp log log2 log10 sin cos tan sinh cosh tanh expm1 log1p hypot cb
 MATH: dict[Callable, Callable] = {
     getattr(math, n): _function(getattr(np, n)) for n in _SAME.split()
 }
-MATH |= {math.floor: _integer(np.floor), math.ceil: _integer(np.ceil), math.pow: _function(np.power)}
+MATH |= {
+    math.floor: _integer(np.floor),
+    math.ceil: _integer(np.ceil),
+    math.pow: _function(np.power),
+}
 MATH |= {math.trunc: _integer(np.trunc), math.fabs: _function(np.fabs)}
-MATH |= {math.isnan: _test(np.isnan), math.isinf: _test(np.isinf), math.isfinite: _test(np.isfinite)}
+MATH |= {
+    math.isnan: _test(np.isnan),
+    math.isinf: _test(np.isinf),
+    math.isfinite: _test(np.isfinite),
+}
 MATH |= {math.asin: _function(np.arcsin), math.acos: _function(np.arccos)}
 MATH |= {math.atan: _function(np.arctan), math.atan2: _function(np.arctan2)}
 
@@ -130,6 +139,33 @@ NUMPY: dict[Callable, Callable] = {
     np.zeros_like: _like(np.zeros_like), np.ones_like: _like(np.ones_like),
     np.empty_like: _like(np.empty_like), np.full_like: _like(np.full_like),
 }  # fmt: skip
+
+
+def _generator(t: Trace, seed: Any = None) -> Any:
+    if seed is None:
+        refuse(
+            "np.random.default_rng() without a seed gives other numbers in each call, which a "
+            "compiled function would repeat",
+            remedy="give it a seed, or draw the numbers outside and pass them as an argument",
+        )
+    return np.random.default_rng(seed)
+
+
+def _clock(name: str) -> Callable:
+    def read(t: Trace, *args: Any) -> Any:
+        refuse(
+            f"time.{name}() would give the time of the trace in every call",
+            remedy="read the clock outside, and pass the time as an argument if it is needed",
+        )
+
+    return read
+
+
+NUMPY[np.random.default_rng] = _generator
+_CLOCKS = "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns process_time"
+NUMPY |= {getattr(time, n): _clock(n) for n in _CLOCKS.split()}
+_MODULES = (np, math, np.random, time)
+_OWNERS = ("numpy", "math", "time", "numpy.random", "numpy.random._generator")
 
 
 class Module:
@@ -150,8 +186,8 @@ class Module:
 def seen(t: Trace, x: Any) -> Any:
     """A module or a function as a traced function sees it."""
     if type(x) is types.ModuleType:
-        return Module(t, x) if x is np or x is math else x
-    if callable(x) and getattr(x, "__module__", None) in ("numpy", "math"):
+        return Module(t, x) if x in _MODULES else x
+    if callable(x) and getattr(x, "__module__", None) in _OWNERS:
         try:
             special = NUMPY.get(x)
             if special is not None:
@@ -176,6 +212,7 @@ class Either:
         return self._function
 
     def __call__(self, *xs: Any) -> Any:
+        """Calls the one or the other."""
         if any(isinstance(x, Tracer) for x in xs):
             return self._traced(self._trace, *xs)
         return self._function(*xs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from pjit.ir.expr import Dim
+
 UNROLLED = 64  # iterations of a loop over a range that asks nothing
 UNROLLED_ASKING = 8  # of one that asks
 
@@ -22,11 +24,14 @@ class Policy:
         pinned: What must stay a number of Python, because a value was asked for: points with
             paths, and the points of ranges.
         rolled: The points of ranges whose index is traced.
+        limits: By the point of a range, sizes of dimensions that its index is used for: that it
+            ends within them is asked once, before the loop.
     """
 
     promoted: dict[tuple, frozenset[tuple]] = field(default_factory=dict)
     pinned: set[Hashable] = field(default_factory=set)
     rolled: set[tuple] = field(default_factory=set)
+    limits: dict[tuple, dict[Dim, None]] = field(default_factory=dict)
 
     def promote(self, point: tuple, paths: frozenset[tuple]) -> bool:
         """Lets numbers be traced; False when there is none that may."""
@@ -43,6 +48,13 @@ class Policy:
             return False
         self.rolled.add(point)
         return True
+
+    def limit(self, point: tuple, size: Dim) -> bool:
+        """Lets a range be compared with a size before its loop; False when it is."""
+        known = self.limits.setdefault(point, {})
+        new = size not in known
+        known[size] = None
+        return new
 
     def pin(self, origins: frozenset[Hashable]) -> bool:
         """Takes back what made a number traced, given by its origins; False if nothing did."""

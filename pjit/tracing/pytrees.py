@@ -29,8 +29,8 @@ def _register(cls: type) -> None:
         kept = tuple(n for n in names if hasattr(x, n))
         return tuple(getattr(x, n) for n in kept), kept, kept
 
-    def join(kept: tuple, values: Any) -> Any:
-        x = object.__new__(cls)
+    def join(kept: Any, values: Any) -> Any:
+        x: Any = object.__new__(cls)
         for n, v in zip(kept, values, strict=True):
             object.__setattr__(x, n, v)
         return x

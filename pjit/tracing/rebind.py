@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from pjit.errors import TraceError
 from pjit.tracing import modules
 from pjit.tracing.bytecode import calls_global
+from pjit.tracing.guards import line_of
 from pjit.tracing.location import internal
 from pjit.tracing.scalar import Range, kind_of, to_number
 from pjit.tracing.trace import Trace, refuse
@@ -54,6 +56,12 @@ def _print(t: Trace, *values: Any, **options: Any) -> None:
     )
 
 
+def _len(t: Trace, x: Any) -> Any:
+    if isinstance(x, Tracer) and x.shape:
+        return x.shape[0]
+    return len(x)
+
+
 def _globals(t: Trace) -> Any:
     refuse("globals() is not traced", remedy="name the global variables")
 
@@ -65,6 +73,7 @@ BUILTINS: dict[str, Callable] = {
     "isinstance": _isinstance,
     "type": _type,
     "repr": _repr,
+    "len": _len,
     "print": _print,
     "globals": _globals,
 }
@@ -162,8 +171,10 @@ class Rebinder:
         for g in self._globals.values():
             for name, x in dict.items(g):
                 if g.real.get(name, MISSING) is not x:
-                    refuse(
+                    codes = [f.__code__ for f, _ in self._copies.values()]
+                    raise TraceError(
                         f"the function assigns the global variable {name}",
+                        where=line_of(codes, name),
                         remedy="return the new value instead",
                     )
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from pjit.ir import ops
 from pjit.ir.core import Value
+from pjit.ir.expr import Dim
 from pjit.ir.types import DType, bool_, f64, i64
 from pjit.tracing.elementwise import UFUNCS, cast
-from pjit.tracing.frames import Frames
 from pjit.tracing.policy import UNROLLED, Restart
 from pjit.tracing.trace import Trace
 from pjit.tracing.tracer import Tracer, xp
@@ -38,9 +38,12 @@ class Scalar(Tracer):
         origins: The promotions and ranges that made it traced, by their points.
         low: A number that it is not below; None: unknown.
         high: A number that it is not above; None: unknown.
+        below: Sizes that it is below.
+        loop: The point of the loop whose index it is; None: it is no index.
     """
 
-    __slots__ = ("high", "low", "origins", "weak")
+    weak: type
+    __slots__ = ("below", "high", "loop", "low", "origins", "weak")
 
     def __init__(
         self,
@@ -53,10 +56,20 @@ class Scalar(Tracer):
     ) -> None:
         super().__init__(trace, value)
         self.weak, self.origins, self.low, self.high = weak, origins, low, high
+        self.below: frozenset[Dim] = frozenset()
+        self.loop: tuple | None = None
 
     def signature(self) -> tuple:
         """What two of them have in common that a trace treats alike."""
-        return (super().signature(), self.weak, self.origins, self.low, self.high)
+        return (
+            super().signature(),
+            self.weak,
+            self.origins,
+            self.low,
+            self.high,
+            self.below,
+            self.loop,
+        )
 
     def __round__(self, digits: int | None = None) -> Any:
         if self.weak is not float:
@@ -100,9 +113,7 @@ class Scalar(Tracer):
         return other // self, other % self
 
 
-def number(
-    t: Trace, x: Tracer, kind: type, origins: frozenset[Hashable] = frozenset()
-) -> Scalar:
+def number(t: Trace, x: Tracer, kind: type, origins: frozenset[Hashable] = frozenset()) -> Scalar:
     """An array of one element as a number of Python."""
     from pjit.tracing.indexing import reshaped
 
@@ -304,6 +315,7 @@ class RangeIterator:
         self.point: tuple = ()
         self.rolled = False
         self.at: Any = source.start
+        self.below: frozenset[Dim] = frozenset()
         self.done = 0
 
     def __iter__(self) -> RangeIterator:
@@ -312,11 +324,12 @@ class RangeIterator:
     def state(self) -> tuple:
         """What the iterations to come depend on."""
         if self.rolled:
-            return (self.at, self.source.stop, self.source.step)
+            below = tuple(sorted(map(str, self.below)))
+            return (self.at, self.source.stop, self.source.step, below)
         return ("unrolled", str(self.done), repr(self.known))
 
     def _begin(self) -> None:
-        frames = Frames(self.trace.base)
+        frames = self.trace.frames()
         self.frame, self.point = frames.frames[-1], frames.point
         self.trace.open(self)
         pinned = self.point in self.trace.policy.pinned
@@ -326,6 +339,17 @@ class RangeIterator:
             self.count = len(self.known)
         if self.rolled:
             self.at = self._index(self.source.start)
+            self._limit()
+
+    def _limit(self) -> None:
+        """Asks whether the loop ends within the dimensions that its index is used for."""
+        stop = self.source.stop
+        found = {stop.dim} if hasattr(stop, "dim") else set()
+        for size in self.trace.policy.limits.get(self.point, ()):
+            fits = dimension(self.trace, size) >= stop
+            if self.trace.ask(fits, f"limit {size}", likely=True):
+                found.add(size)
+        self.below = frozenset(found)
 
     def _index(self, x: Any) -> Scalar:
         """The index as a number that is traced."""
@@ -358,8 +382,10 @@ class RangeIterator:
         if known is not None:
             low, high = sorted((known[0], known[-1]))
             return Scalar(t, index.value, int, index.origins, low, high)
-        high = getattr(self.source.stop, "high", None)
-        return Scalar(t, index.value, int, index.origins, index.low, high)
+        made = Scalar(t, index.value, int, index.origins, index.low)
+        if step > 0:
+            made.below, made.loop = self.below, self.point
+        return made
 
     def _unrolled(self) -> int:
         assert self.known is not None
@@ -372,7 +398,7 @@ class RangeIterator:
         return self.known[self.done - 1]
 
 
-def to_number(kind: type) -> Callable[[Any], Any]:
+def to_number(kind: type) -> Callable[[Trace, Any], Any]:
     """``int``, ``float`` and ``bool`` of a traced value."""
 
     def convert(t: Trace, x: Any) -> Any:
@@ -383,6 +409,14 @@ def to_number(kind: type) -> Callable[[Any], Any]:
         return kind(x)
 
     return convert
+
+
+def dimension(t: Trace, size: Dim) -> Any:
+    """A size as a number: an int, or one that is traced."""
+    from pjit.tracing.sizes import size as sized
+
+    found = sized(t, size)
+    return found if isinstance(found, Scalar) else Scalar(t, t.scalar(found, i64), int)
 
 
 def promoted(t: Trace, x: Number, path: tuple, point: tuple) -> Scalar:

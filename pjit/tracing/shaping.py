@@ -13,7 +13,9 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from pjit.ir import ops
 from pjit.ir.core import Value
+from pjit.ir.expr import Dim
 from pjit.tracing.indexing import reshaped, transposed
+from pjit.tracing.sizes import broadcast, dims, index, product
 from pjit.tracing.trace import Trace, refuse_function
 from pjit.tracing.tracer import (
     Tracer,
@@ -31,8 +33,8 @@ NOTHING = np._NoValue
 class Reshaped:
     """A view with another shape, of an array of shape ``source``."""
 
-    shape: tuple[int, ...]
-    source: tuple[int, ...]
+    shape: tuple[Dim, ...]
+    source: tuple[Dim, ...]
     writable = True
 
     def read(self, t: Trace, base: Value) -> Value:
@@ -64,7 +66,7 @@ class Permuted:
 class Spread:
     """A view that repeats elements, which nobody may write."""
 
-    shape: tuple[int, ...]
+    shape: tuple[Dim, ...]
     writable = False
 
     def read(self, t: Trace, base: Value) -> Value:
@@ -92,13 +94,13 @@ def reshape(a: Any, /, shape: Any, order: str = "C", *, copy: bool | None = None
 
 
 def _full_shape(x: Tracer, shape: Any) -> tuple[int, ...]:
-    dims = [operator.index(d) for d in (shape if isinstance(shape, list | tuple) else [shape])]
-    known = int(xp.prod([d for d in dims if d != -1], dtype=np.int64))
+    dims = [index(d) for d in (shape if isinstance(shape, list | tuple) else [shape])]
+    known = product(d for d in dims if d != -1)
     if dims.count(-1) > 1:
         raise ValueError("can only specify one unknown dimension")
     if -1 in dims and known and x.size % known == 0:
         dims[dims.index(-1)] = x.size // known
-    if any(d < 0 for d in dims) or xp.prod(dims, dtype=np.int64) != x.size:
+    if any(d < 0 for d in dims) or product(dims) != x.size:
         raise ValueError(f"cannot reshape array of size {x.size} into shape {tuple(dims)}")
     return tuple(dims)
 
@@ -110,7 +112,7 @@ def _reshape(x: Tracer, shape: tuple[int, ...], copy: bool | None) -> Tracer:
         return Tracer(t, reshaped(t, x.value, shape))
     fresh = x.base is None and x.ndim <= 1
     if fresh or [d for d in own if d != 1] == [d for d in shape if d != 1]:
-        return x.derive(Reshaped(shape, own))
+        return x.derive(Reshaped(dims(shape), dims(own)))
     return x.alias(reshaped(t, x.value, shape))
 
 
@@ -220,13 +222,13 @@ implements(np.atleast_3d)(_atleast(3))
 def broadcast_to(array: Any, shape: Any) -> Tracer:
     """np.broadcast_to; a read-only view."""
     x = as_tracer(trace_of(array), array)
-    wanted = tuple(shape) if isinstance(shape, list | tuple) else (operator.index(shape),)
-    if np.broadcast_shapes(x.shape, wanted) != wanted:
+    wanted = tuple(shape) if isinstance(shape, list | tuple) else (index(shape),)
+    if broadcast(x.shape, wanted) != wanted:
         raise ValueError(f"cannot broadcast an array of shape {x.shape} to {wanted}")
-    return x.derive(Spread(wanted))
+    return x.derive(Spread(dims(wanted)))
 
 
-def broadcasted(t: Trace, x: Value, shape: tuple[int, ...]) -> Value:
+def broadcasted(t: Trace, x: Value, shape: tuple[Dim, ...]) -> Value:
     """The value broadcast to a shape; nothing is built when it has it."""
     return x if x.shape == tuple(shape) else t(ops.Broadcast, x, shape=shape)
 
@@ -236,7 +238,7 @@ def broadcast_arrays(*arrays: Any) -> tuple:
     """np.broadcast_arrays."""
     t = trace_of(arrays)
     made = [as_tracer(t, a) for a in arrays]
-    shape = np.broadcast_shapes(*(x.shape for x in made))
+    shape = broadcast(*(x.shape for x in made))
     return tuple(broadcast_to(x, shape) for x in made)
 
 

@@ -21,8 +21,9 @@ import numpy as np
 
 from pjit.array import Array
 from pjit.ir.core import Value
-from pjit.tracing.frames import Frames, set_local
+from pjit.tracing.frames import set_local
 from pjit.tracing.scalar import promoted
+from pjit.tracing.sizes import Size
 from pjit.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ Setter = Callable[[Any], None]
 NUMBERS = (int, float)
 HASHED = 1 << 20  # bytes of an array that are compared; of a larger one a sample
 _FIXED = (str, bytes, complex, bool, type(None), type(Ellipsis), type(NotImplemented), range, slice)
-_STATELESS = (type, types.ModuleType, np.ufunc, np.dtype, enum.Enum)
+_STATELESS: tuple = (type, types.ModuleType, np.ufunc, np.dtype, enum.Enum)
 _STATELESS += (types.MethodDescriptorType, types.WrapperDescriptorType, types.CodeType, Array)
 _STATELESS += (types.GetSetDescriptorType, types.MemberDescriptorType, types.GenericAlias)
 _STATELESS += (types.ClassMethodDescriptorType,)
@@ -65,7 +66,7 @@ class Capture:
         self._memo: dict[int, int] = {}
         self._groups: dict[int, int] = {}  # arrays of NumPy whose memory others view
         self._kept: list[Any] = []
-        self.frames = frames = Frames(trace.base)
+        self.frames = frames = trace.frames()
         self.point = (*frames.point, tag)
         self.promoted = trace.policy.promoted.get(self.point, frozenset())
         self.unique = frames.unique(trace.iterators, bool(tag))
@@ -96,7 +97,8 @@ class Capture:
 
     def similar(self, other: Capture) -> list[Path] | None:
         """The paths of numbers that differ, if nothing else does; None when something else does, or
-        one cannot be replaced."""
+        one cannot be replaced.
+        """
         if self.unique or other.unique or self.point != other.point:
             return None
         if self.structure != other.structure:
@@ -126,6 +128,7 @@ class Capture:
     # Walking
 
     def walk(self, x: Any, path: Path, setter: Setter | None) -> None:
+        """Notes an object: at a path from a variable, which can be set or not."""
         kind = type(x)
         if kind in NUMBERS:
             self._number(x, path, setter)
@@ -171,13 +174,16 @@ class Capture:
     def _tracer(self, x: Tracer) -> None:
         if self._seen(x):
             return
-        raw = x.raw.tensor
         group = self._memo.setdefault(id(x.aliases), len(self._memo)) if x.aliases else None
         self.structure.append((type(x), x.signature(), group))
+        for part in getattr(x.view, "parts", ()):
+            self.walk(part, (), None)
         if x.base is not None:
             self._tracer(x.base)
+        elif isinstance(x, Size):
+            return
         else:
-            self.structure.append(str(raw))
+            self.structure.append(str(x.raw.type))
             self.cells.append(x)
 
     def _container(self, x: Any, path: Path) -> None:

@@ -1,33 +1,29 @@
 """From the trace graph to structured control flow: ``if`` and ``while``.
 
-The graph is reducible, as it comes from structured code. A question becomes an ``if``; branches that
-lead to one node meet after the ``if`` of the question that dominates it, which yields the values
-for it; a loop becomes a ``while``. Where branches lead to several places, a number says which
-(after N. Ramsey, "Beyond Relooper", ICFP 2022, with values instead of jumps).
+The graph is reducible, as it comes from structured code. A question becomes an ``if``; branches
+that lead to one node meet after the ``if`` of the question that dominates it, which yields the
+values for it; a loop becomes a ``while``. Where branches lead to several places, a number says
+which (after N. Ramsey, "Beyond Relooper", ICFP 2022, with values instead of jumps).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import networkx as nx
 import numpy as np
 import optree
 
 from pjit.ir import ops
 from pjit.ir.builder import Builder
-from pjit.ir.core import Block, Function, Loc, Module, Op, Value
-from pjit.ir.ops.basic import Const
+from pjit.ir.core import Block, Constants, Function, Loc, Module, Op, Value
+from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.basic import Return as Ret
+from pjit.ir.ops.reduce import Reduction
 from pjit.ir.types import TensorType, i64, tensor
-from pjit.tracing.graph import Edge, Graph, Leaf, Node, Open, Raised, Return
-
-Target = Node | Leaf
-
-
-class Irreducible(Exception):
-    """A loop has two entries."""
+from pjit.tracing.flowgraph import FlowGraph, Target
+from pjit.tracing.graph import Edge, Graph, Leaf, Node, Open, Return
 
 
 @dataclass
@@ -107,100 +103,11 @@ def structured(graph: Graph, arguments: Sequence[Value], home: Loc) -> Structure
 class _Structurer:
     def __init__(self, graph: Graph, arguments: Sequence[Value], home: Loc) -> None:
         self.graph, self.arguments, self.home = graph, arguments, home
-        self.module = Module(constants=dict(graph.module.constants))
-        self.needed, self.same = _simplified(graph)
-        self.live = self._liveness()
-        self.open_leaves: dict[Node, Open] = {}
-        self._shape()
+        self.module = Module(constants=Constants(graph.module.constants))
+        self.flow = FlowGraph(graph, arguments)
         self.leaves: list[Leaf] = []
         self.numbers: dict[Target, int] = {}
-        self.codes: dict[int, np.ndarray] = {}
-        self.zeros: dict[str, np.ndarray] = {}
         self.loops: list[Node] = []  # open ones
-
-    # The shape of the graph
-
-    def _shape(self) -> None:
-        g = nx.DiGraph()
-        start = self.graph.root
-        g.add_node(start)
-        edges = [self.graph.root]
-        seen: set[Target] = set()
-        self.incoming: dict[Target, int] = {}
-        while edges:
-            e = edges.pop()
-            assert e.target is not None
-            g.add_edge(e.source or start, e.target)
-            self.incoming[e.target] = self.incoming.get(e.target, 0) + 1
-            if e.target in seen or not isinstance(e.target, Node):
-                continue
-            seen.add(e.target)
-            edges += self.outgoing(e.target)
-            if e.target.kind is not bool:
-                g.add_edge(e.target, self.open_leaf(e.target))
-        self.order = {n: i for i, n in enumerate(reversed(list(nx.dfs_postorder_nodes(g, start))))}
-        self.dominator = nx.immediate_dominators(g, start)
-        self.dominator[start] = None
-        self.back = [(a, b) for a, b in g.edges if self.order[b] <= self.order[a]]
-        self.bodies: dict[Node, set] = {}
-        for a, b in self.back:
-            if not self._dominates(b, a):
-                raise Irreducible
-            body = self.bodies.setdefault(b, {b})
-            todo = [a]
-            while todo:
-                n = todo.pop()
-                if n not in body:
-                    body.add(n)
-                    todo += list(g.predecessors(n))
-
-    def _dominates(self, a: Target, b: Target | None) -> bool:
-        while b is not None and b is not a:
-            b = self.dominator[b]
-        return b is a
-
-    def outgoing(self, node: Node) -> list[Edge]:
-        return list(node.edges.values())
-
-    def open_leaf(self, node: Node) -> Open:
-        return self.open_leaves.setdefault(node, Open(node))
-
-    def _liveness(self) -> dict[Node, list[Value]]:
-        """The values from before a node that it and what follows use, beside its parameters."""
-        nodes = list(self.graph.nodes.values())
-        live: dict[Node, dict[Value, None]] = {n: {} for n in nodes}
-        fixed = set(self.arguments)
-        changed = True
-        while changed:
-            changed = False
-            for n in nodes:
-                found = {self.same.get(n.asked, n.asked): None}
-                for e in n.edges.values():
-                    found |= self._used(e, live)
-                for p in n.parameters:
-                    found.pop(p, None)
-                found = {v: None for v in found if v not in fixed}
-                if found.keys() != live[n].keys():
-                    live[n], changed = found, True
-        return {n: list(found) for n, found in live.items()}
-
-    def _used(self, edge: Edge, live: dict[Node, dict[Value, None]]) -> dict[Value, None]:
-        """The values that an edge and what follows use."""
-        target = edge.target
-        found: dict[Value, None] = {}
-        if isinstance(target, Node):
-            found |= live[target]
-            found |= {edge.arguments[i]: None for i in self.kept(target)}
-        elif not isinstance(target, Open):
-            found |= dict.fromkeys(edge.arguments)
-        made = [op for op in edge.block.ops if op in self.needed]
-        for op in made:
-            found |= dict.fromkeys(op.operands)
-        found = {self.same.get(v, v): None for v in found}
-        for op in made:
-            for r in op.results:
-                found.pop(r, None)
-        return found
 
     # Building
 
@@ -232,19 +139,13 @@ class _Structurer:
     def number(self, target: Target) -> int:
         return self.numbers.setdefault(target, len(self.numbers))
 
-    def code(self, b: Builder, target: Target) -> Value:
-        """The number of a target as a value."""
-        number = self.number(target)
-        array = self.codes.setdefault(number, np.asarray(number))
-        return Const.of(b, array, "code")
-
     def value(self, v: Value, env: dict[Value, Value]) -> Value:
-        return env[self.same.get(v, v)]
+        return env[self.flow.same.get(v, v)]
 
     def along(self, b: Builder, edge: Edge, env: dict[Value, Value]) -> Flow:
         """Builds what an edge does, and goes to its target."""
         for op in edge.block.ops:
-            if op in self.needed:
+            if op in self.flow.needed:
                 self.copy(b, op, env)
         assert edge.target is not None
         return self.go(b, edge.target, self.passed(edge, env), env)
@@ -260,44 +161,31 @@ class _Structurer:
     def passed(self, edge: Edge, env: dict[Value, Value]) -> list[Value]:
         target = edge.target
         if isinstance(target, Node):
-            keep = self.kept(target)
+            keep = self.flow.kept(target)
             return [self.value(edge.arguments[i], env) for i in keep]
         if isinstance(target, Open):
             return []
         return [self.value(v, env) for v in edge.arguments]
 
-    def kept(self, node: Node) -> list[int]:
-        """The parameters that are needed and not the same as another value."""
-        return [
-            i for i, p in enumerate(node.parameters) if p in self.needed and p not in self.same
-        ]
-
     def go(self, b: Builder, target: Target, values: list[Value], env: dict[Value, Value]) -> Flow:
-        inside = not self.loops or target in self.bodies[self.loops[-1]]
+        inside = not self.loops or target in self.flow.bodies[self.loops[-1]]
         if isinstance(target, Leaf) or target in self.loops:
             return Flow({target: values})
-        values = [*values, *(env[v] for v in self.live[target])]
-        if not inside or self.forward(target) > 1:
+        values = [*values, *(env[v] for v in self.flow.live[target])]
+        if not inside or self.flow.forward(target) > 1:
             return Flow({target: values})
         return self.node(b, target, values, env)
 
-    def forward(self, target: Target) -> int:
-        """How many edges lead to a node, but for those of its own loop."""
-        back = sum(1 for _, t in self.back if t is target)
-        return self.incoming[target] - back
-
-    def node(
-        self, b: Builder, node: Node, values: list[Value], env: dict[Value, Value]
-    ) -> Flow:
-        count = len(self.kept(node))
-        env.update(zip(self.live[node], values[count:], strict=True))
-        if node in self.bodies:
+    def node(self, b: Builder, node: Node, values: list[Value], env: dict[Value, Value]) -> Flow:
+        count = len(self.flow.kept(node))
+        env.update(zip(self.flow.live[node], values[count:], strict=True))
+        if node in self.flow.bodies:
             return self.loop(b, node, values[:count], env)
         self.enter(node, values[:count], env)
         return self.branch(b, node, env)
 
     def enter(self, node: Node, values: Sequence[Value], env: dict[Value, Value]) -> None:
-        params = [node.parameters[i] for i in self.kept(node)]
+        params = [node.parameters[i] for i in self.flow.kept(node)]
         env.update(zip(params, values, strict=True))
 
     def branch(self, b: Builder, node: Node, env: dict[Value, Value]) -> Flow:
@@ -317,7 +205,7 @@ class _Structurer:
     ) -> Flow:
         """A question about a value: one answer after the other."""
         if not edges:
-            return Flow({self.open_leaf(node): [asked]})
+            return Flow({self.flow.open_leaf(node): [asked]})
         first, *rest = edges
         answer = b.constant(np.asarray(first.answer), asked.dtype.numpy)
         equal = b(ops.Eq, asked, answer)
@@ -347,21 +235,24 @@ class _Structurer:
             blocks.append(block)
             builders.append(inner)
         targets = list(dict.fromkeys(t for f in flows for t in f.values))
+        if self.loops:
+            for k in (0, 1):
+                if self.leaves_loop(flows[k], blocks[k]) and _speculative(blocks[1 - k]):
+                    return self.speculated(b, flag, k, flows, blocks[1 - k])
         slots: list[_Slot] = []
         places: dict[Target, list[int | Value]] = {}
         for t in sorted(targets, key=self.number):
             places[t] = self.place(slots, [f.values.get(t) for f in flows], blocks)
         coded = len(targets) > 1
+        if not coded and not slots:
+            return Flow({t: [p for p in at if isinstance(p, Value)] for t, at in places.items()})
         types = [s.type for s in slots]
-        for side, (flow, inner) in enumerate(zip(flows, builders, strict=True)):
+        for k, (flow, inner) in enumerate(zip(flows, builders, strict=True)):
             inner.loc = loc
-            values = [s.sides[side] or self.dummy(inner, s.type) for s in slots]
+            given = [s.sides[k] or self.dummy(inner, s.type) for s in slots]
             if coded:
-                code = flow.code
-                if code is None:
-                    code = self.code(inner, next(iter(flow.values)))
-                values.append(code)
-            inner(ops.Yield, *values)
+                given.append(self.code(inner, flow))
+            inner(ops.Yield, *given)
         b.loc = loc
         if coded:
             types.append(tensor(i64))
@@ -371,6 +262,41 @@ class _Structurer:
             t: [results[p] if isinstance(p, int) else p for p in at] for t, at in places.items()
         }
         return Flow(values, results[-1] if coded else None)
+
+    def leaves_loop(self, flow: Flow, block: Block) -> bool:
+        """Whether a side does nothing but leave the loop, with values from outside the side."""
+        body = self.flow.bodies[self.loops[-1]]
+        return not block.ops and not any(t in body for t in flow.values)
+
+    def speculated(
+        self, b: Builder, flag: Value, side: int, flows: list[Flow], other: Block
+    ) -> Flow:
+        """Runs the side that stays in a loop also when the loop is left, which happens once: then
+        nobody reads what it computes, and the loop has no branch.
+        """
+        for op in list(other.ops):
+            op.parent = None
+            b.block.append(op)
+        leaving, staying = flows[side], flows[1 - side]
+        codes = [self.code(b, f) for f in (leaving, staying)]
+        if side:
+            flag = b(ops.Not, flag)
+        values = dict(staying.values)
+        for t, given in leaving.values.items():
+            known = values.get(t)
+            if known is not None:
+                given = [
+                    v if v is k else b(ops.Where, flag, v, k)
+                    for v, k in zip(given, known, strict=True)
+                ]
+            values[t] = given
+        return Flow(values, b(ops.Where, flag, *codes) if len(values) > 1 else None)
+
+    def code(self, b: Builder, flow: Flow) -> Value:
+        """The number of the target."""
+        if flow.code is not None:
+            return flow.code
+        return b.constant(np.asarray(self.number(next(iter(flow.values)))), i64)
 
     def place(
         self, slots: list[_Slot], sides: list[list[Value] | None], blocks: Sequence[Block]
@@ -384,14 +310,18 @@ class _Structurer:
             if all(v is given[0] for v in given) and not any(_inside(given[0], k) for k in blocks):
                 out.append(given[0])
                 continue
-            out.append(self.slot(slots, wanted, given[0].tensor, {p for p in out if type(p) is int}))
+            out.append(
+                self.slot(slots, wanted, given[0].tensor, {p for p in out if type(p) is int})
+            )
         return out
 
     def slot(
         self, slots: list[_Slot], wanted: list[Value | None], type: TensorType, taken: set[int]
     ) -> int:
         for k, s in enumerate(slots):
-            free = all(a is None or w is None or a is w for a, w in zip(s.sides, wanted, strict=True))
+            free = all(
+                a is None or w is None or a is w for a, w in zip(s.sides, wanted, strict=True)
+            )
             exact = all(a is w for a, w in zip(s.sides, wanted, strict=True))
             if s.type == type and (exact or (free and k not in taken)):
                 s.sides = [a if w is None else w for a, w in zip(s.sides, wanted, strict=True)]
@@ -401,8 +331,7 @@ class _Structurer:
 
     def dummy(self, b: Builder, type: TensorType) -> Value:
         """A value that nobody reads."""
-        zero = self.zeros.setdefault(type.dtype.name, np.zeros((), type.dtype.numpy))
-        zero = Const.of(b, zero)
+        zero = b.constant(np.zeros((), type.dtype.numpy))
         return zero if not type.shape else b(ops.Broadcast, zero, shape=type.shape)
 
     def settle(
@@ -416,12 +345,12 @@ class _Structurer:
                 for t in flow.values
                 if isinstance(t, Node)
                 and t not in self.loops
-                and self.dominator[t] in owners
-                and (not self.loops or t in self.bodies[self.loops[-1]])
+                and self.flow.dominator[t] in owners
+                and (not self.loops or t in self.flow.bodies[self.loops[-1]])
             ]
             if not ready:
                 return flow
-            flow = self.resume(b, flow, min(ready, key=self.order.__getitem__), scope)
+            flow = self.resume(b, flow, min(ready, key=self.flow.order.__getitem__), scope)
 
     def resume(self, b: Builder, flow: Flow, node: Node, env: dict[Value, Value]) -> Flow:
         values = flow.values.pop(node)
@@ -429,7 +358,7 @@ class _Structurer:
             return self.node(b, node, values, env)
         assert flow.code is not None
         b.loc = Loc(node.where.split(", in ")[0])
-        here = b(ops.Eq, flow.code, self.code(b, node))
+        here = b(ops.Eq, flow.code, b.constant(np.asarray(self.number(node)), i64))
         rest = Flow(flow.values, flow.code if len(flow.values) > 1 else None)
         return self.fork(
             b, here, lambda c, e: self.node(c, node, values, e), lambda c, e: rest, env
@@ -437,100 +366,84 @@ class _Structurer:
 
     # Loops
 
-    def loop(
-        self, b: Builder, head: Node, values: list[Value], env: dict[Value, Value]
-    ) -> Flow:
-        simple = self.simple(head)
+    def loop(self, b: Builder, head: Node, values: list[Value], env: dict[Value, Value]) -> Flow:
+        tested = self.tested(head)
         self.loops.append(head)
-        flow = self.plain(b, head, values, env, *simple) if simple else None
-        if flow is None:
-            flow = self.general(b, head, values, env)
-        self.loops.pop()
-        if simple:
-            self.enter(head, flow.values[head], env)
-            flow = self.along(b, simple[1], env)
-        body = self.bodies[head]
-        return self.settle(b, flow, body, env)
-
-    def simple(self, head: Node) -> tuple[Edge, Edge] | None:
-        """The edge that stays and the one that leaves, if the head alone can leave the loop."""
-        if head.kind is not bool:
-            return None
-        body = self.bodies[head]
-        yes, no = head.edges[True], head.edges[False]
-        stays = [e.target in body for e in (yes, no)]
-        if sum(stays) != 1:
-            return None
-        for n in body - {head}:
-            if any(e.target not in body for e in self.outgoing(n)) or n.kind is not bool:
-                return None
-        return (yes, no) if stays[0] else (no, yes)
-
-    def plain(
-        self,
-        b: Builder,
-        head: Node,
-        values: list[Value],
-        env: dict[Value, Value],
-        stay: Edge,
-        leave: Edge,
-    ) -> Flow:
-        """A loop that only its head leaves: the test is the condition of the ``while``."""
-        types = [v.tensor for v in values]
-        test, body = Block(types), Block(types)
-        tb = self.inner(test, head)
-        inside = dict(env)
-        self.enter(head, test.args, inside)
-        flag = self.value(head.asked, inside)
-        if stay.answer is False:
-            flag = tb(ops.Not, flag)
-        tb(ops.Yield, flag)
-        bb = self.inner(body, head)
-        inside = dict(env)
-        self.enter(head, body.args, inside)
-        flow = self.settle(bb, self.along(bb, stay, inside), {head}, inside)
-        bb(ops.Yield, *flow.values[head])
-        b.loc = Loc(head.where.split(", in ")[0])
-        op = b.build(ops.While, values, {}, [test, body], types)
-        return Flow({head: list(op.results)})
-
-    def general(
-        self, b: Builder, head: Node, values: list[Value], env: dict[Value, Value]
-    ) -> Flow:
-        """A loop that is left at several places: a number is carried that says where."""
         types = [v.tensor for v in values]
         body = Block(types)
         bb = self.inner(body, head)
         inside = dict(env)
         self.enter(head, body.args, inside)
-        flow = self.branch(bb, head, inside)
+        if tested is None:
+            flow = self.branch(bb, head, inside)
+        else:
+            flow = self.settle(bb, self.along(bb, tested[0], inside), {head}, inside)
+        self.loops.pop()
         slots = [_Slot(t, [v]) for t, v in zip(types, flow.values[head], strict=True)]
         exits = sorted((t for t in flow.values if t is not head), key=self.number)
-        places = {t: self.exit_slots(slots, flow.values[t], flow, body) for t in exits}
-        carried = [v if v is not None else None for v in (s.sides[0] for s in slots)]
-        bb.loc = Loc(head.where.split(", in ")[0])
-        code = flow.code if flow.code is not None else self.code(bb, head)
-        bb(ops.Yield, *carried, code)
-        b.loc = Loc(head.where.split(", in ")[0])
-        extra = [s.type for s in slots[len(types) :]]
-        inits = [*values, *(self.dummy(b, t) for t in extra), self.code(b, head)]
-        all_types = [v.tensor for v in inits]
-        last = body.args
-        for t in extra:
-            last = [*last, body.add_arg(t)]
-        body.add_arg(tensor(i64))
-        test = Block(all_types)
+        places = {t: self.exit_slots(slots, flow.values[t], body) for t in exits}
+        carried = [v for s in slots if (v := s.sides[0]) is not None]
+        bb.loc = b.loc = Loc(head.where.split(", in ")[0])
+        here = np.asarray(self.number(head))
+        inits = [*values, *(self.dummy(b, s.type) for s in slots[len(types) :])]
+        if exits:
+            carried.append(self.code(bb, flow))
+            inits.append(b.constant(here, i64))
+        bb(ops.Yield, *carried)
+        for v in inits[len(types) :]:
+            body.add_arg(v.tensor)
+        test = Block([v.tensor for v in inits])
         tb = self.inner(test, head)
-        tb(ops.Yield, tb(ops.Eq, test.args[-1], self.code(tb, head)))
-        op = b.build(ops.While, inits, {}, [test, body], all_types)
-        out = {
+        going: Any = tb(ops.Eq, test.args[-1], tb.constant(here, i64)) if exits else None
+        if tested is not None:
+            inside = dict(env)
+            self.enter(head, test.args[: len(types)], inside)
+            flag = self.value(head.asked, inside)
+            if tested[0].answer is False:
+                flag = tb(ops.Not, flag)
+            going = flag if going is None else tb(ops.And, going, flag)
+        tb(ops.Yield, going)
+        op = b.build(ops.While, inits, {}, [test, body], [v.tensor for v in inits])
+        left = {
             t: [op.results[p] if isinstance(p, int) else p for p in at] for t, at in places.items()
         }
-        return Flow(out, op.results[-1] if len(exits) > 1 else None)
+        code = op.results[-1]
+        if tested is None:
+            flow = Flow(left, code if len(exits) > 1 else None)
+        else:
+            self.enter(head, op.results[: len(types)], env)
+            flow = self.after(b, code, Flow(left), tested[1], here, env)
+        return self.settle(b, flow, self.flow.bodies[head], env)
 
-    def exit_slots(
-        self, slots: list[_Slot], values: list[Value], flow: Flow, body: Block
-    ) -> list[int | Value]:
+    def after(
+        self,
+        b: Builder,
+        code: Value,
+        left: Flow,
+        leave: Edge,
+        here: np.ndarray,
+        env: dict[Value, Value],
+    ) -> Flow:
+        """Where control goes when the test of a loop has failed, or the loop was left inside."""
+        if not left.values:
+            return self.along(b, leave, env)
+        left.code = code if len(left.values) > 1 else None
+        failed = b(ops.Eq, code, b.constant(here, i64))
+        return self.fork(b, failed, lambda c, e: self.along(c, leave, e), lambda c, e: left, env)
+
+    def tested(self, head: Node) -> tuple[Edge, Edge] | None:
+        """The edge that stays and the one that leaves, if the question of the head is the test of
+        the loop.
+        """
+        if head.kind is not bool:
+            return None
+        body = self.flow.bodies[head]
+        yes, no = head.edges[True], head.edges[False]
+        if (yes.target in body) == (no.target in body):
+            return None
+        return (yes, no) if yes.target in body else (no, yes)
+
+    def exit_slots(self, slots: list[_Slot], values: list[Value], body: Block) -> list[int | Value]:
         out: list[int | Value] = []
         for v in values:
             if not _inside(v, body):
@@ -547,6 +460,29 @@ class _Structurer:
         return Builder(block, Loc(node.where.split(", in ")[0]), self.module)
 
 
+_PASSES: tuple = (
+    ops.Const,
+    ops.Broadcast,
+    ops.Reshape,
+    ops.Transpose,
+    ops.Slice,
+    ops.Pad,
+    ops.Concat,
+)
+_PASSES += (ops.Iota, ops.Sizes, ops.ReduceMean, Reduction, Elementwise)
+_DIVISIONS = (ops.Div, ops.Floordiv, ops.Mod)
+
+
+def _speculative(block: Block) -> bool:
+    """Whether operations may run although their results are not used: they cannot fail, and cost
+    no more than a pass over memory.
+    """
+    return all(
+        isinstance(op, _PASSES) and not (isinstance(op, _DIVISIONS) and op.type.dtype.is_int)
+        for op in block.ops
+    )
+
+
 def _inside(v: Value, block: Block) -> bool:
     """Whether a value is defined in a block or in a region within."""
     at: Block | None = v.owner if isinstance(v.owner, Block) else v.owner.parent
@@ -556,72 +492,3 @@ def _inside(v: Value, block: Block) -> bool:
         owner = at.owner
         at = owner.parent if isinstance(owner, Op) else None
     return False
-
-
-def _simplified(graph: Graph) -> tuple[set, dict[Value, Value]]:
-    """What is needed, and which parameters are always another value.
-
-    Returns:
-        The operations and parameters that results or questions depend on, and for each parameter
-        that gets one value on all edges, that value.
-    """
-    nodes: list[Node] = []
-    edges: list[Edge] = []
-    todo = [graph.root]
-    seen: set = set()
-    while todo:
-        e = todo.pop()
-        edges.append(e)
-        if isinstance(e.target, Node) and e.target not in seen:
-            seen.add(e.target)
-            nodes.append(e.target)
-            todo += list(e.target.edges.values())
-    into: dict[Node, list[Edge]] = {n: [] for n in nodes}
-    for e in edges:
-        if isinstance(e.target, Node):
-            into[e.target].append(e)
-    same: dict[Value, Value] = {}
-
-    def final(v: Value) -> Value:
-        while v in same:
-            v = same[v]
-        return v
-
-    changed = True
-    while changed:
-        changed = False
-        for n in nodes:
-            for i, p in enumerate(n.parameters):
-                if p in same:
-                    continue
-                given = {final(e.arguments[i]) for e in into[n]} - {p}
-                if len(given) == 1:
-                    same[p] = given.pop()
-                    changed = True
-    owner = {p: (n, i) for n in nodes for i, p in enumerate(n.parameters)}
-    needed: set = set()
-    wanted: list[Value] = []
-
-    def need(values: Iterable[Value]) -> None:
-        wanted.extend(final(v) for v in values)
-
-    for n in nodes:
-        need([n.asked])
-    for e in edges:
-        if isinstance(e.target, Return):
-            need(e.arguments)
-    while wanted:
-        v = wanted.pop()
-        if v in needed:
-            continue
-        needed.add(v)
-        if v in owner:
-            n, i = owner[v]
-            need(e.arguments[i] for e in into[n])
-        elif v.op is not None and v.op not in needed:
-            needed.add(v.op)
-            need(v.op.operands)
-    return needed, {p: final(p) for p in same}
-
-
-__all__ = ["Flow", "Irreducible", "Raised", "Structured", "structured"]

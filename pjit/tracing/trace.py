@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from threading import local
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import ref
@@ -15,9 +15,12 @@ from pjit.errors import TraceError
 from pjit.ir.builder import Builder
 from pjit.ir.core import Loc, Op, Value
 from pjit.ir.errors import ConstraintError
+from pjit.ir.expr import Dim
 from pjit.ir.ops.basic import Const
 from pjit.ir.types import DType, dtype
+from pjit.tracing.frames import Frames
 from pjit.tracing.location import expression, location, user_frame, variable, where
+from pjit.tracing.refusals import REFUSED
 
 if TYPE_CHECKING:
     from pjit.tracing.explore import Explorer
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from pjit.tracing.state import Capture
     from pjit.tracing.tracer import Tracer
 
-running = local()  # its trace is the one that is on in a thread
+RUNNING = threading.local()  # its trace is the one that runs in this thread
 SMALL = 64  # bytes: constants up to this size are shared by value
 
 
@@ -45,6 +48,8 @@ class Trace:
         closed: Whether the trace is over; its tracers are dead then.
         stopped: What ended the run early.
         base: The frame that runs the function.
+        intact: Raises TraceError if the function changed what it did not make.
+        refused: What was refused, which the function may have caught.
         visits: The states at the questions so far.
     """
 
@@ -59,6 +64,8 @@ class Trace:
         self.base: FrameType | None = None
         self.visits: list[Capture] = []
         self.rebinder: Any = None
+        self.intact: Callable[[], None] | None = None
+        self.refused: TraceError | None = None
         self._loops: list[ref[RangeIterator]] = []
         self._born: list[ref[Tracer]] = []
         self._path = iter(path)
@@ -75,6 +82,7 @@ class Trace:
         self.builder = Builder(self.block, Loc("unknown"), self.module)
         self._small: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._captured: dict[int, Value] = {}  # by identity, in graph.kept
+        self._sizes: dict[Dim, Value] = {}
 
     @property
     def repeats(self) -> bool:
@@ -84,6 +92,11 @@ class Trace:
     def follow(self) -> Edge:
         """The next edge of the path."""
         return next(self._path)
+
+    def frames(self) -> Frames:
+        """The frames of the function, down to where it is."""
+        assert self.base is not None
+        return Frames(self.base)
 
     def stop(self, reason: BaseException) -> BaseException:
         """Ends the run by an exception, which is returned; also if the function catches it."""
@@ -110,6 +123,18 @@ class Trace:
         self._born = [r for r, _ in alive]
         return [x for _, x in alive]
 
+    def check(self) -> None:
+        """Raises TraceError if the function did what is not traced, also if it caught the error."""
+        if self.stopped is not None:
+            raise self.stopped
+        if self.refused is None and self.intact is not None:
+            try:
+                self.intact()
+            except TraceError as e:
+                self.refused = e
+        if self.refused is not None:
+            raise self.refused
+
     # Loops over ranges
 
     @property
@@ -127,15 +152,16 @@ class Trace:
 
     # Questions
 
-    def ask(self, x: Tracer, tag: str = "") -> bool:
+    def ask(self, x: Any, tag: str = "", likely: bool = False) -> bool:
         """Whether a number is not zero.
 
         Args:
-            x: An array of one element.
+            x: An array of one element, or an answer that is known.
             tag: Tells questions of one instruction of the user apart.
+            likely: Whether it nearly always is: the other way is explored when a call needs it.
         """
         self.go_on()
-        return self.explorer.ask(self, x, tag)
+        return x if isinstance(x, bool) else self.explorer.ask(self, x, tag, likely)
 
     def demand(self, x: Tracer, kind: type) -> Answer:
         """The value of an array of one element, as an int or a float."""
@@ -150,10 +176,13 @@ class Trace:
         Raises:
             TraceError: A constraint of the operator does not hold.
         """
+        from pjit.tracing.sizes import plain
+
         self.go_on()
         if self._known is not None:
             return self._repeated(cls)
         self.builder.loc = location()
+        attrs = {k: plain(v) for k, v in attrs.items()}
         try:
             return self.builder(cls, *operands, **attrs)
         except ConstraintError as e:
@@ -204,6 +233,14 @@ class Trace:
         self.builder.loc = location()
         return Const.of(self.builder, array, name)
 
+    def size(self, dim: Dim) -> Value:
+        """A dimension that varies, as a scalar."""
+        from pjit.tracing.sizes import scalar_of
+
+        if dim not in self._sizes:
+            self._sizes[dim] = scalar_of(self, dim)
+        return self._sizes[dim]
+
     def scalar(self, value: Any, element: DType) -> Value:
         """A constant of rank 0."""
         return self.constant(np.asarray(value, element.numpy))
@@ -224,15 +261,20 @@ def refuse(what: str, *, got: object = None, remedy: str | None = None) -> NoRet
     raise refused(what, where=where(), got=got, remedy=remedy)
 
 
-def refused(what: str, **details: Any) -> BaseException:
-    """The error for what is not traced, which ends the run that is on, if one is."""
+def refused(what: str, **details: Any) -> TraceError:
+    """The error for what is not traced; a run that goes on in spite of it is not valid."""
     error = TraceError(what, **details)
-    trace = getattr(running, "trace", None)
-    return error if trace is None else trace.stop(error)
+    running = getattr(RUNNING, "trace", None)
+    if running is not None:
+        running.refused = running.refused or error
+    return error
 
 
 def refuse_function(name: str, remedy: str | None = None) -> NoReturn:
-    """Refuses a NumPy function."""
+    """Refuses a NumPy function, for the reason that is known if there is one."""
+    reason = REFUSED.get(name)
+    if reason is not None:
+        refuse(f"{name} is not traced: {reason.why}", remedy=remedy or reason.remedy)
     refuse(
         f"{name} is not traced",
         remedy=remedy

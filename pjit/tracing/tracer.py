@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, NoReturn, Protocol
 from weakref import ref
 
@@ -26,6 +27,7 @@ from pjit.tracing.location import where
 from pjit.tracing.trace import Trace, describe, refuse, refuse_function, refuse_question
 
 FUNCTIONS: dict[Callable, Callable] = {}
+ONLY: dict[Callable, dict[str, tuple]] = {}  # options of functions that have these values only
 UFUNC_METHODS: dict[str, Callable] = {}
 CREATION: set[Callable] = {np.array, np.asarray, np.zeros, np.ones, np.empty, np.full, np.arange}
 CREATION |= {np.eye, np.identity, np.tri}
@@ -34,14 +36,11 @@ WEAK = (int, float, complex)  # Python numbers take the dtype of the array besid
 
 
 class View(Protocol):
-    """How a view follows from its base; equal for views that are made alike.
-
-    Attributes:
-        writable: Whether ``write`` may be called.
-    """
+    """How a view follows from its base; equal for views that are made alike."""
 
     @property
-    def writable(self) -> bool: ...
+    def writable(self) -> bool:
+        """Whether ``write`` may be called."""
 
     def read(self, t: Trace, base: Value) -> Value:
         """The value of the view."""
@@ -74,6 +73,7 @@ def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Call
     """
 
     def register(handler: Callable) -> Callable:
+        @wraps(handler)
         def call(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
             for name in only.keys() & kwargs.keys():
                 value = kwargs.pop(name)
@@ -82,7 +82,7 @@ def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Call
             return handler(*args, **kwargs)
 
         for function in functions:
-            FUNCTIONS[function] = call
+            FUNCTIONS[function], ONLY[function] = call, only
         return handler
 
     return register
@@ -347,8 +347,16 @@ class Tracer:
         return handler(function, args, kwargs)
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
-        """NumPy, whose functions accept tracers."""
-        return np
+        """The array API standard, whose functions accept tracers."""
+        from pjit.array_api import namespace
+
+        return namespace(api_version)
+
+    def to_device(self, device: str, /, *, stream: Any = None) -> Tracer:
+        """The array itself; there is only the device ``cpu``."""
+        if device != "cpu":
+            raise ValueError(f"arrays are on the device 'cpu', not {device!r}")
+        return self
 
     def __bool__(self) -> bool:
         if self.size != 1:
@@ -361,7 +369,7 @@ class Tracer:
     def __index__(self) -> int:
         if self.shape or self.dtype.kind not in "iu":
             raise TypeError("only integer scalar arrays can be converted to a scalar index")
-        return self.context.demand(self, int)
+        return int(self.context.demand(self, int))
 
     __int__, __float__ = _number(int), _number(float)
     __complex__ = _question("complex()")
@@ -423,7 +431,7 @@ class Tracer:
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and hasattr(np.ndarray, name):
-            refuse_function(f"the attribute {name} of an array")
+            refuse_function(f"ndarray.{name}")
         raise AttributeError(f"a traced array has no attribute {name!r}")
 
     # Operators
@@ -484,7 +492,10 @@ class Tracer:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape."""
-        return self.raw.tensor.static_shape
+        from pjit.tracing.sizes import size
+
+        t = self.context
+        return tuple([d if type(d) is int else size(t, d) for d in self.raw.tensor.shape])
 
     @property
     def ndim(self) -> int:
@@ -494,7 +505,9 @@ class Tracer:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(xp.prod(self.shape, dtype=np.int64))
+        from pjit.tracing.sizes import product
+
+        return product(self.shape)
 
     @property
     def dtype(self) -> np.dtype:
@@ -541,7 +554,10 @@ class Tracer:
     all, any = _method(np.all, "all"), _method(np.any, "any")
     argmax, argmin = _method(np.argmax, "argmax"), _method(np.argmin, "argmin")
     argsort, clip = _method(np.argsort, "argsort"), _method(np.clip, "clip")
-    conj = conjugate = _method(np.conjugate, "conjugate")
+    argpartition = _method(np.argpartition, "argpartition")
+    choose, put = _method(np.choose, "choose"), _method(np.put, "put")
+    searchsorted = _method(np.searchsorted, "searchsorted")
+    conj = conjugate = _method(lambda x: x, "conjugate")
     cumprod, cumsum = _method(np.cumprod, "cumprod"), _method(np.cumsum, "cumsum")
     diagonal, dot = _method(np.diagonal, "diagonal"), _method(np.dot, "dot")
     max, min = _method(np.max, "max"), _method(np.min, "min")
@@ -594,6 +610,10 @@ class Tracer:
     def sort(self, axis: int = -1, kind: Any = None, order: Any = None) -> None:
         """Sorts in place."""
         self.assign(xp.sort(self, axis, kind=kind).value)
+
+    def partition(self, kth: Any, axis: int = -1, kind: str = "introselect") -> None:
+        """Sorts in place, which is a partition."""
+        self.assign(xp.partition(self, kth, axis).value)
 
     def fill(self, value: Any) -> None:
         """Sets every element."""

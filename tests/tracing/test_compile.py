@@ -1,6 +1,7 @@
 """The decorator: signatures, pytrees, static arguments, methods, results, what is shown."""
 
 import gc
+import itertools
 import threading
 import weakref
 from collections import namedtuple
@@ -20,13 +21,17 @@ Pair = namedtuple("Pair", "left right")
 
 
 class Counted:
-    """A function that counts how often Python runs it."""
+    """A function that counts how often Python runs it, where a trace does not see it."""
 
     def __init__(self, f: Any) -> None:
-        self.f, self.count = f, 0
+        self.f, self._calls = f, itertools.count()
+
+    @property
+    def count(self) -> int:
+        return int(repr(self._calls)[len("count(") : -1])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.count += 1
+        next(self._calls)
         return self.f(*args, **kwargs)
 
 
@@ -184,10 +189,10 @@ def test_an_object_is_not_kept_alive(interpreted: Any) -> None:
     gc.collect()
     assert gone() is None
     f(Model(3), X)
-    assert len(f._entries) == 1
+    assert len(f._families) == 1
 
 
-def test_captured_arrays_are_constants(jit: Any, agree: Any) -> None:
+def test_captured_arrays_are_constants_until_they_change(jit: Any, agree: Any) -> None:
     table = np.arange(30, dtype=np.float32).reshape(3, 10)
     small = np.float32([1, 2, 3])
 
@@ -205,7 +210,7 @@ def test_captured_arrays_are_constants(jit: Any, agree: Any) -> None:
     text = jf.ir() if jit is CompiledFunction else ""
     assert jit is not CompiledFunction or text.count("@table") == 1 + text.count("@table.1")
     table[:] = 0
-    agree(jf(X), expected)
+    agree(jf(X), f(X))
 
 
 def test_nested_functions_join_the_trace(interpreted: Any, agree: Any) -> None:
@@ -233,7 +238,7 @@ def test_programs_are_bounded(interpreted: Any, monkeypatch: pytest.MonkeyPatch)
     jf = interpreted(f)
     for n in (0, 1, 2, 0, 3, 0, 1):
         jf(X, n)
-    assert len(jf._entries) == 3
+    assert len(jf._families) == 3
     assert f.count == 5  # 1 was the one that was not used longest
 
 

@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pjit.array import Array
-from pjit.tracing.function import CompiledFunction, compile
-
 RNG = np.random.default_rng(7)
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
 def pytorch_93743(x: Any) -> Any:
     if x.sum() > 0:
-        return x.sin()if hasattr(x, "sin") else np.sin(x)
+        return x.sin() if hasattr(x, "sin") else np.sin(x)
     else:
         return np.cos(x)
 
@@ -209,7 +206,7 @@ def counts_in_a_list(x: Any) -> Any:
 
 def boolean_logic(x: Any) -> Any:
     a, b = x[0, 0], x[0, 1]
-    if a > 0 and not b > 2 or x.sum() == 0:
+    if (a > 0 and not b > 2) or x.sum() == 0:
         return a + b
     return a if b else -b
 

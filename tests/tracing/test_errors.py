@@ -5,6 +5,7 @@ import operator
 import pickle
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -13,74 +14,6 @@ import pytest
 from pjit.errors import TraceError
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
-KEPT: list[Any] = []
-
-
-def if_positive(x: Any) -> Any:
-    if x.sum() > 0:  # HERE
-        return x
-    return -x
-
-
-def while_large(x: Any) -> Any:
-    while np.max(x) > 1:  # HERE
-        x = x / 2
-    return x
-
-
-def conjunction(x: Any) -> Any:
-    return x[0, 0] > 0 and x[0, 1] > 0  # HERE
-
-
-def as_int(x: Any) -> Any:
-    return np.zeros(int(x[0, 0]))  # HERE
-
-
-def as_float(x: Any) -> Any:
-    return float(x.mean())  # HERE
-
-
-def as_index(x: Any) -> Any:
-    return [1, 2, 3][x.astype(int)[0, 0]]  # HERE
-
-
-def slice_bound(x: Any) -> Any:
-    n = x.astype(int)[0, 1]
-    return x[:n]  # HERE
-
-
-def for_range(x: Any) -> Any:
-    for _ in range(np.argmax(x)):  # HERE
-        x = x + 1
-    return x
-
-
-def item(x: Any) -> Any:
-    return x[0, 0].item()  # HERE
-
-
-def to_list(x: Any) -> Any:
-    return x.tolist()  # HERE
-
-
-def to_array(x: Any) -> Any:
-    return np.asarray(x)  # HERE
-
-
-def array_of(x: Any) -> Any:
-    return np.array([x[0], x[1]])  # HERE
-
-
-def stored(x: Any) -> Any:
-    out = np.zeros(3)
-    out[0] = x[0, 0]  # HERE
-    return out
-
-
-def added(x: Any) -> Any:
-    out = np.zeros((2, 3))
-    out += x  # HERE
-    return out
 
 
 def indexed(x: Any) -> Any:
@@ -90,10 +23,6 @@ def indexed(x: Any) -> Any:
 
 def formatted(x: Any) -> Any:
     return f"{x.sum():.2f}"  # HERE
-
-
-def contains(x: Any) -> Any:
-    return 3 in x  # HERE
 
 
 def pickled(x: Any) -> Any:
@@ -140,36 +69,23 @@ def broadcast(x: Any) -> Any:
     return x + x.T  # HERE
 
 
-def filled(x: Any) -> Any:
-    return np.full(3, x.max())  # HERE
-
-
-def helper(v: Any) -> bool:
-    return bool(v)  # HERE
+def helper(v: Any) -> str:
+    return f"{v:.1f}"  # HERE
 
 
 def in_a_helper(x: Any) -> Any:
-    return x if helper(x.any()) else -x
+    return helper(x.sum())
+
+
+def in_a_branch(x: Any) -> Any:
+    if x.sum() > 0:
+        return np.linalg.inv(x[:, :2])  # HERE
+    return x
 
 
 CASES = [
-    (if_positive, ["bool()", "`x.sum() > 0`", "np.where", "static_argnames", "bool[]"]),
-    (while_large, ["bool()", "`np.max(x) > 1`"]),
-    (conjunction, ["bool()", "np.where"]),
-    (as_int, ["int()", "x.shape"]),
-    (as_float, ["float()"]),
-    (as_index, ["operator.index()"]),
-    (slice_bound, ["operator.index()"]),
-    (for_range, ["operator.index()"]),
-    (item, [".item()"]),
-    (to_list, [".tolist()"]),
-    (to_array, ["np.asarray()"]),
-    (array_of, ["np.stack"]),
-    (stored, ["cannot hold traced values", "np.stack"]),
-    (added, ["a = a + x"]),
     (indexed, ["like=i"]),
     (formatted, ["formatting"]),
-    (contains, ["bool()"]),
     (pickled, ["pickling"]),
     (unknown_function, ["np.linalg.inv is not traced"]),
     (unknown_ufunc, ["np.gcd is not traced"]),
@@ -181,8 +97,8 @@ CASES = [
     (undefined_elements, ["where=", "np.where"]),
     (shapes, ["summed dimensions", "f32[2,3]"]),
     (broadcast, ["broadcast"]),
-    (filled, ["np.full_like"]),
-    (in_a_helper, ["bool()", "in helper"]),
+    (in_a_helper, ["formatting", "in helper"]),
+    (in_a_branch, ["np.linalg.inv is not traced"]),
 ]
 
 
@@ -204,38 +120,42 @@ def test_message(f: Callable, parts: list[str], interpreted: Any) -> None:
 
 def test_the_traceback_ends_at_the_users_line(interpreted: Any) -> None:
     with pytest.raises(TraceError) as info:
-        interpreted(if_positive)(X)
+        interpreted(formatted)(X)
     last = traceback.extract_tb(info.value.__traceback__)[-1]
-    assert (last.filename, last.name) == (__file__, "if_positive")
+    assert (last.filename, last.name) == (__file__, "formatted")
     assert info.value.__suppress_context__
 
 
 def test_a_leaked_value_says_where_it_was_made(interpreted: Any) -> None:
     def leak(x: Any) -> Any:
-        KEPT.append(x + 1)  # HERE
+        hidden.set((x + 1, x.sum()))  # HERE
         return x
 
-    KEPT.clear()
+    hidden: ContextVar[Any] = ContextVar("hidden")
     interpreted(leak)(X)
+    kept = hidden.get()
     lines, first = inspect.getsourcelines(leak)
     made = first + next(i for i, line in enumerate(lines) if "# HERE" in line)
     for use in (
-        lambda: KEPT[0] * 2,
-        lambda: KEPT[0].sum(),
-        lambda: interpreted(lambda x: x + KEPT[0])(X),
-        lambda: interpreted(lambda x: KEPT[0])(X),
-        lambda: bool(KEPT[0]),
+        lambda: kept[0] * 2,
+        lambda: kept[0].sum(),
+        lambda: interpreted(lambda x: x + kept[0])(X),
+        lambda: interpreted(lambda x: kept[0])(X),
+        lambda: bool(kept[1]),
+        lambda: int(kept[1]),
+        lambda: list(kept[0]),
     ):
         with pytest.raises(TraceError, match="after its trace has ended") as info:
             use()
         assert f"made at {__file__}:{made}" in str(info.value)
-    assert f"made at {__file__}:{made}" in repr(KEPT[0])
+    assert f"made at {__file__}:{made}" in repr(kept[0])
 
 
 def test_a_failed_trace_leaves_the_function_usable(interpreted: Any) -> None:
-    f = interpreted(lambda x, flag: x + 1 if flag else x if x.all() else -x)
-    with pytest.raises(TraceError):
-        f(X, False)
+    f = interpreted(lambda x, flag: x + 1 if flag else np.linalg.inv(x))
+    for _ in range(2):
+        with pytest.raises(TraceError):
+            f(X, False)
     np.testing.assert_array_equal(np.asarray(f(X, True)), X + 1)
 
 
