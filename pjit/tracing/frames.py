@@ -61,6 +61,12 @@ class Frames:
         """Where the function is: equal for all visits of a place along the same calls."""
         return tuple((f.f_code, p.name) for f, p in self)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what is asked about stays on the stack: the value of ``and`` and ``or``."""
+        frame = self.frames[-1]
+        return opname(frame.f_code, frame.f_lasti).startswith("JUMP_IF")
+
     def unique(self, iterators: Sequence[RangeIterator], once: bool) -> str:
         """Why two visits may differ in what no variable shows; empty when they cannot.
 
