@@ -276,7 +276,7 @@ class Writer:
         self.indent = 1
         self.loops = self.trys = self.made = self.cost = 0
         self.trips = 1
-        self.budget = rng.randint(5, 22)
+        self.budget = rng.randint(4, 16)
         self.returns: Type | None = None
 
     # Text
@@ -696,7 +696,7 @@ class Writer:
         numbers = [n for n in self.matching(lambda t: t.kind == "int") if n not in self.reserved]
         if self.loops or not numbers:
             raise LookupError
-        n = rng.choice(numbers)
+        n = rng.choice([n for n in numbers if n != "x"])
         name = self.new("f")
         other = rng.choice(numbers)
         with self.block(f"def {name}(x, k={other}):"):
@@ -1042,7 +1042,7 @@ def _arrays(rng: random.Random, types: list[Type], call: int) -> tuple:
     return tuple(out)
 
 
-def program(seed: int, calls: int = 5) -> Program:
+def program(seed: int, calls: int = 4) -> Program:
     """The program of a seed."""
     rng = random.Random(seed)
     names: dict[str, Any] = {}
