@@ -167,8 +167,10 @@ def _binary(ufunc: np.ufunc, reflected: bool) -> Any:
     def operator(self: Scalar, other: Any) -> Any:
         a, b = (other, self) if reflected else (self, other)
         kinds = (kind_of(a), kind_of(b))
+        if isinstance(other, list | tuple):
+            return other * (+self).__index__() if ufunc is np.multiply else _unlike(ufunc, other)
         if None in kinds:
-            if not isinstance(other, Tracer | np.ndarray | np.generic | list | tuple):
+            if not isinstance(other, Tracer | np.ndarray | np.generic):
                 return _unlike(ufunc, other)
             return ufunc(a, b)
         kind = float if float in kinds or ufunc is np.divide else int
@@ -184,7 +186,7 @@ def _binary(ufunc: np.ufunc, reflected: bool) -> Any:
 
 
 def _unlike(ufunc: np.ufunc, other: Any) -> Any:
-    if other is None or isinstance(other, str | bytes):
+    if other is None or isinstance(other, str | bytes | list | tuple):
         if ufunc is np.equal:
             return False
         if ufunc is np.not_equal:

@@ -245,7 +245,7 @@ class Capture:
         for i, base in enumerate(x.__bases__):
             self.walk(base, (*path, i), None)
         for name, value in x.__dict__.items():
-            if not isinstance(value, types.GetSetDescriptorType):
+            if not isinstance(value, types.GetSetDescriptorType | types.MemberDescriptorType):
                 self.structure.append(name)
                 self.walk(value, (*path, name), None)
 
