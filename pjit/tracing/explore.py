@@ -24,7 +24,7 @@ from pjit.tracing.graph import Answer, Edge, Graph, Node, Open, Raised, Return
 from pjit.tracing.indexing import reshaped
 from pjit.tracing.location import user_traceback, where
 from pjit.tracing.policy import UNROLLED_ASKING, Policy, Restart
-from pjit.tracing.pytrees import flatten
+from pjit.tracing.pytrees import flatten, orders
 from pjit.tracing.scalar import Scalar
 from pjit.tracing.signature import static_key
 from pjit.tracing.state import Capture
@@ -140,6 +140,7 @@ class Explorer:
             kept[i] = None
         key = (
             spec,
+            orders(result),
             tuple(_static(x) for x in kept),
             tuple((i, str(v.type), numbers[i]) for i, v in zip(computed, values, strict=True)),
         )

@@ -502,6 +502,197 @@ def finally_retval(x):
     return h()
 
 
+def alias_loop(x):
+    cur = x + 0
+    prev = cur
+    k = 0
+    while cur.sum() < 60 and k < 30:
+        if k % 3 == 0:
+            prev = cur
+        elif k % 3 == 1:
+            prev = cur.copy()
+        cur += 1
+        k += 1
+    return cur, prev, k
+
+
+def view_loop(x):
+    a = x + 0
+    v = a[0]
+    k = 0
+    while a.sum() < 60 and k < 30:
+        v += 1
+        if v.max() > 6:
+            a = a.copy()
+            v = a[1]
+        k += 1
+    return a, v, k
+
+
+def dict_count(x):
+    d = {}
+    for v in x.ravel():
+        k = "hi" if v > 2 else "lo"
+        d[k] = d.get(k, 0) + 1
+    return d
+
+
+def state_obj(x):
+    class S:
+        def __init__(s):
+            s.n = 0
+            s.hist = []
+
+        def step(s, v):
+            s.n += 1 if v > 2 else 2
+            s.hist.append(s.n)
+            return s
+
+    s = S()
+    k = 0
+    while s.n < 9 and k < 9:
+        s.step(x[0, k % 3])
+        k += 1
+    return s.n, s.hist, k
+
+
+def closure_counter(x):
+    n = 0
+
+    def inc(v):
+        nonlocal n
+        n += v
+        return n
+
+    k = 0
+    while inc(1 if x.sum() > 0 else 2) < 12 and k < 20:
+        k += 1
+    return n, k
+
+
+def late_binding(x):
+    fs = []
+    for i in range(3):
+        fs.append(lambda: i if x.sum() > 0 else -i)  # noqa: B023
+    return [f() for f in fs]
+
+
+def exc_loop(x):
+    n = 0
+    while True:
+        try:
+            n += 1
+            if x.sum() + n > 20:
+                raise StopIteration
+            if n > 30:
+                raise ValueError("x")
+        except StopIteration:
+            return n
+        except ValueError as e:
+            return str(e)
+
+
+def is_none(x):
+    best = None
+    for v in x.ravel():
+        if best is None or v > best:
+            best = v
+    return best
+
+
+def oob_item(x):
+    i = int(x.max())
+    return x[0, i]
+
+
+def class_body(x):
+    class A:
+        k = 1 if x.sum() > 0 else 2
+        j = 10 if x.max() > 3 else 20
+
+    return A.k, A.j
+
+
+class Large:
+    def __init__(self, v):
+        self.v = v
+
+    def __eq__(self, o):
+        return bool(self.v > 3)
+
+    __hash__ = None
+
+
+def contains_eq(x):
+    n = 1 if x.sum() > 0 else 2
+    return n, 5 in [Large(x[0, 0]), Large(x[0, 1]), Large(x[1, 2])]
+
+
+def nested_default(x):
+    def f(a, acc=[]):  # noqa: B006
+        acc.append(a)
+        return len(acc)
+
+    if x.sum() > 0:
+        f(1)
+    y = 10 if x.max() > 3 else 20
+    return y, f(2)
+
+
+def exc_obj(x):
+    try:
+        if x.sum() > 0:
+            raise ValueError(1)
+        raise ValueError(2)
+    except ValueError as e:
+        err = e
+    y = 10 if x.max() > 3 else 20
+    return y, err.args
+
+
+def for_unbound(x):
+    for i in range(int(x.max())):
+        if x.min() > i:
+            break
+    return i
+
+
+def slots_obj(x):
+    class S:
+        __slots__ = ("a", "b")
+
+    s = S()
+    if x.sum() > 0:
+        s.a = 1
+    else:
+        s.b = 1
+    y = 10 if x.max() > 3 else 20
+    return y, hasattr(s, "a"), hasattr(s, "b")
+
+
+def seq_mul(x):
+    n = int(x.max()) % 4
+    return [1] * n, "ab" * n, (0,) * n
+
+
+def swap_alias(x):
+    a, b = x + 1, x + 2
+    if x.sum() > 0:
+        a, b = b, a
+    c = a
+    y = 10 if x.max() > 3 else 20
+    c += y
+    return a, b
+
+
+def partial_obj(x):
+    import functools
+
+    f = functools.partial(pow, 2) if x.sum() > 0 else functools.partial(pow, 3)
+    y = 10 if x.max() > 3 else 20
+    return f(2) + y
+
+
 CASES: list[Callable] = [
     hidden_local,
     hidden_nonlocal,
@@ -558,12 +749,41 @@ CASES: list[Callable] = [
     with_gen,
     try_finally_hidden,
     finally_retval,
+    dict_count,
+    alias_loop,
+    view_loop,
+    closure_counter,
+    state_obj,
+    late_binding,
+    class_body,
+    contains_eq,
+    nested_default,
+    exc_obj,
+    slots_obj,
+    seq_mul,
+    oob_item,
+    for_unbound,
+    swap_alias,
+    partial_obj,
+    exc_loop,
+    is_none,
 ]
+
+
+def run(function: Any, x: Any) -> Any:
+    """The result of a call or what it raises."""
+    try:
+        return function(x)
+    except Exception as e:
+        return e
 
 
 @pytest.mark.parametrize("function", CASES, ids=lambda f: f.__name__)
 def test_equals_python(function: Callable, interpreted: Any) -> None:
     compiled = interpreted(function)
     for x in (X, X - 10, X / 3, X / 3 - 2.5, X - 2.6):
-        expected = function(x.copy())
-        assert not difference(compiled(x.copy()), expected), function.__name__
+        expected, actual = (run(f, x.copy()) for f in (function, compiled))
+        if isinstance(expected, Exception):
+            assert type(actual) is type(expected), function.__name__
+        else:
+            assert not difference(actual, expected), function.__name__
