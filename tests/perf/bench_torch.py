@@ -162,7 +162,7 @@ def measure(name: str, backends: list[str], rounds: int) -> tuple[dict, dict, fl
     model, x = make().eval(), torch.randn(shape)
     for m in model.modules():
         if isinstance(m, nn.Conv2d):  # so that values neither vanish nor grow
-            nn.init.kaiming_normal_(m.weight, mode="fan_out")
+            nn.init.kaiming_normal_(m.weight)
     runs, compiles = {}, {}
     for b in backends:
         runs[b], compiles[b] = prepared(model if b == "eager" else make_like(model, make), b, x)
