@@ -41,18 +41,18 @@ def interpret(module: Module, *arrays: Any, symbols: Mapping[str, int] | None = 
         raise IRError(
             f"@{function.name} has {len(function.args)} arguments", got=f"{len(arrays)} arrays"
         )
-    runner = _Graph(module, dict(symbols or {}))
+    runner = Interpreter(module, symbols)
     values = [np.asarray(a) for a in arrays]
     runner.bind_arguments(function, values)
     with np.errstate(all="ignore"):
         return runner.run(function.body, values)
 
 
-class _Graph:
+class Interpreter:
     """Runs blocks of tensor operations; ``sizes`` holds the symbols known so far."""
 
-    def __init__(self, module: Module, sizes: dict[str, int]) -> None:
-        self.module, self.sizes = module, sizes
+    def __init__(self, module: Module, symbols: Mapping[str, int] | None = None) -> None:
+        self.module, self.sizes = module, dict(symbols or {})
         self.values: dict[Value, np.ndarray] = {}
         self.introduced: dict[str, Op] = {}  # symbols that a result's shape defined
 
@@ -78,13 +78,17 @@ class _Graph:
     def run(self, block: Block, arguments: Sequence[np.ndarray]) -> Arrays:
         """Runs a block; returns the operands of its terminator."""
         self.values.update(zip(block.args, arguments, strict=True))
-        for op in block.ops[:-1]:
+        self.operations(block.ops[:-1])
+        return tuple(self.values[v] for v in block.last.operands)
+
+    def operations(self, run: Sequence[Op]) -> None:
+        """Runs operations, whose operands are known."""
+        for op in run:
             results = self.evaluate(op)
             if len(results) != len(op.results):
                 raise IRError(f"{op.op_name} gave {len(results)} results", where=str(op.loc))
             for v, a in zip(op.results, results, strict=True):
                 self.values[v] = self.checked(op, v, np.asarray(a))
-        return tuple(self.values[v] for v in block.last.operands)
 
     def evaluate(self, op: Op) -> Sequence[np.ndarray]:
         operands = [self.values[v] for v in op.operands]
@@ -181,12 +185,12 @@ class _Graph:
 
 
 _STRUCTURAL: dict[str, Callable[..., Sequence[np.ndarray]]] = {
-    "const": _Graph.constant,
-    "fused": _Graph.fused,
-    "launch": _Graph.launch,
-    "if": _Graph.if_,
-    "while": _Graph.while_,
-    "scan": _Graph.scan,
+    "const": Interpreter.constant,
+    "fused": Interpreter.fused,
+    "launch": Interpreter.launch,
+    "if": Interpreter.if_,
+    "while": Interpreter.while_,
+    "scan": Interpreter.scan,
 }
 
 

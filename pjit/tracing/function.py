@@ -21,7 +21,6 @@ from pjit.errors import InputError, PjitError, TraceError, TraceWarning
 from pjit.ir import expr
 from pjit.ir.core import Loc, Module
 from pjit.ir.expr import Dim
-from pjit.ir.interp import interpret
 from pjit.ir.text import print_module
 from pjit.ir.types import TensorType, type_of
 from pjit.runtime.program import Runnable
@@ -141,14 +140,11 @@ class Variant:
 
     def build(self, arrays: Sequence[Any]) -> None:
         """Compiles what is known, with the answers that a call on these arrays needs."""
-        while True:
-            made = structured(self.explorer.graph, self.explorer.arguments, self.owner.home)
-            if not any(isinstance(x, Open) for x in made.leaves):
-                break
-            given = [np.asarray(a) for a in arrays]
-            leaf, values = made.reached(interpret(made.module, *given))
+        while self.explorer.graph.open:
+            leaf, values = self.explorer.graph.follow(self.explorer.arguments, arrays)
             if not isinstance(leaf, Open) or not self.grow(leaf, values):
                 break
+        made = structured(self.explorer.graph, self.explorer.arguments, self.owner.home)
         names = [n for n, _ in self.explorer.inputs]
         made.module.main.attrs |= {"inputs": tuple(names), "outputs": made.outputs()}
         self.now = Built(self.owner, made)

@@ -71,9 +71,6 @@ class Scalar(Tracer):
             self.loop,
         )
 
-    def __repr__(self) -> str:
-        return f"<traced {self.weak.__name__}>"
-
     def __round__(self, digits: int | None = None) -> Any:
         if self.weak is not float:
             return self
