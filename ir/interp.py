@@ -41,14 +41,14 @@ def interpret(module: Module, *arrays: Any, symbols: Mapping[str, int] | None = 
         raise IRError(
             f"@{function.name} has {len(function.args)} arguments", got=f"{len(arrays)} arrays"
         )
-    runner = _Graph(module, dict(symbols or {}))
+    runner = Runner(module, dict(symbols or {}))
     values = [np.asarray(a) for a in arrays]
     runner.bind_arguments(function, values)
     with np.errstate(all="ignore"):
         return runner.run(function.body, values)
 
 
-class _Graph:
+class Runner:
     """Runs blocks of tensor operations; ``sizes`` holds the symbols known so far."""
 
     def __init__(self, module: Module, sizes: dict[str, int]) -> None:
@@ -79,12 +79,16 @@ class _Graph:
         """Runs a block; returns the operands of its terminator."""
         self.values.update(zip(block.args, arguments, strict=True))
         for op in block.ops[:-1]:
-            results = self.evaluate(op)
-            if len(results) != len(op.results):
-                raise IRError(f"{op.op_name} gave {len(results)} results", where=str(op.loc))
-            for v, a in zip(op.results, results, strict=True):
-                self.values[v] = self.checked(op, v, np.asarray(a))
+            self.step(op)
         return tuple(self.values[v] for v in block.last.operands)
+
+    def step(self, op: Op) -> None:
+        """Runs one operation."""
+        results = self.evaluate(op)
+        if len(results) != len(op.results):
+            raise IRError(f"{op.op_name} gave {len(results)} results", where=str(op.loc))
+        for v, a in zip(op.results, results, strict=True):
+            self.values[v] = self.checked(op, v, np.asarray(a))
 
     def evaluate(self, op: Op) -> Sequence[np.ndarray]:
         operands = [self.values[v] for v in op.operands]
@@ -181,12 +185,12 @@ class _Graph:
 
 
 _STRUCTURAL: dict[str, Callable[..., Sequence[np.ndarray]]] = {
-    "const": _Graph.constant,
-    "fused": _Graph.fused,
-    "launch": _Graph.launch,
-    "if": _Graph.if_,
-    "while": _Graph.while_,
-    "scan": _Graph.scan,
+    "const": Runner.constant,
+    "fused": Runner.fused,
+    "launch": Runner.launch,
+    "if": Runner.if_,
+    "while": Runner.while_,
+    "scan": Runner.scan,
 }
 
 

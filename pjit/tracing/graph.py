@@ -151,6 +151,12 @@ class Graph:
         self.kept[id(array)] = (array, kept)
         return kept
 
+    @property
+    def open(self) -> bool:
+        """Whether a call may need an answer that is not known."""
+        values = any(n.kind is not bool for n in self.nodes.values())
+        return values or any(isinstance(x, Open) for x in self.leaves())
+
     def path(self, edge: Edge) -> list[Edge]:
         """The edges from the root to an edge, this included."""
         found = [edge]

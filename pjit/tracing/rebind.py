@@ -12,6 +12,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from pjit.errors import TraceError
 from pjit.tracing import modules
 from pjit.tracing.bytecode import calls_global
@@ -25,10 +27,15 @@ MISSING = object()
 
 
 def _isinstance(t: Trace, x: Any, kinds: Any) -> bool:
-    weak = kind_of(x) if isinstance(x, Tracer) else None
+    """Traced arrays are arrays of NumPy here, those of rank 0 its scalars."""
     if isinstance(x, Range):
         return isinstance(range(0), kinds)
-    return isinstance(x, kinds) if weak is None else isinstance(weak(), kinds)
+    if not isinstance(x, Tracer):
+        return isinstance(x, kinds)
+    weak = kind_of(x)
+    if weak is not None:
+        return isinstance(weak(), kinds)
+    return isinstance(np.empty(0, x.dtype) if x.ndim else x.dtype.type(0), kinds)
 
 
 def _print(t: Trace, *values: Any, **options: Any) -> None:
