@@ -41,14 +41,14 @@ def interpret(module: Module, *arrays: Any, symbols: Mapping[str, int] | None = 
         raise IRError(
             f"@{function.name} has {len(function.args)} arguments", got=f"{len(arrays)} arrays"
         )
-    runner = Interpreter(module, symbols)
+    runner = Runner(module, symbols)
     values = [np.asarray(a) for a in arrays]
     runner.bind_arguments(function, values)
     with np.errstate(all="ignore"):
         return runner.run(function.body, values)
 
 
-class Interpreter:
+class Runner:
     """Runs blocks of tensor operations; ``sizes`` holds the symbols known so far."""
 
     def __init__(self, module: Module, symbols: Mapping[str, int] | None = None) -> None:
@@ -78,17 +78,17 @@ class Interpreter:
     def run(self, block: Block, arguments: Sequence[np.ndarray]) -> Arrays:
         """Runs a block; returns the operands of its terminator."""
         self.values.update(zip(block.args, arguments, strict=True))
-        self.operations(block.ops[:-1])
+        for op in block.ops[:-1]:
+            self.step(op)
         return tuple(self.values[v] for v in block.last.operands)
 
-    def operations(self, run: Sequence[Op]) -> None:
-        """Runs operations, whose operands are known."""
-        for op in run:
-            results = self.evaluate(op)
-            if len(results) != len(op.results):
-                raise IRError(f"{op.op_name} gave {len(results)} results", where=str(op.loc))
-            for v, a in zip(op.results, results, strict=True):
-                self.values[v] = self.checked(op, v, np.asarray(a))
+    def step(self, op: Op) -> None:
+        """Runs one operation."""
+        results = self.evaluate(op)
+        if len(results) != len(op.results):
+            raise IRError(f"{op.op_name} gave {len(results)} results", where=str(op.loc))
+        for v, a in zip(op.results, results, strict=True):
+            self.values[v] = self.checked(op, v, np.asarray(a))
 
     def evaluate(self, op: Op) -> Sequence[np.ndarray]:
         operands = [self.values[v] for v in op.operands]
@@ -185,12 +185,12 @@ class Interpreter:
 
 
 _STRUCTURAL: dict[str, Callable[..., Sequence[np.ndarray]]] = {
-    "const": Interpreter.constant,
-    "fused": Interpreter.fused,
-    "launch": Interpreter.launch,
-    "if": Interpreter.if_,
-    "while": Interpreter.while_,
-    "scan": Interpreter.scan,
+    "const": Runner.constant,
+    "fused": Runner.fused,
+    "launch": Runner.launch,
+    "if": Runner.if_,
+    "while": Runner.while_,
+    "scan": Runner.scan,
 }
 
 

@@ -8,6 +8,7 @@ explored both ways, without numbers; those about values when a call needs them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -317,11 +318,17 @@ def traced_error(error: Exception) -> Exception:
 
 
 def where_of(error: BaseException) -> str:
-    """The user's line where an error was raised."""
+    """The user's line where an error was raised; where a recursion goes on, for one without end."""
     tb = user_traceback(error.__traceback__)
-    while tb is not None and tb.tb_next is not None:
+    frames = []
+    while tb is not None:
+        frames.append(tb.tb_frame)
         tb = tb.tb_next
-    return where(tb.tb_frame) if tb is not None else "unknown"
+    if isinstance(error, RecursionError):
+        count = Counter(f.f_code for f in frames)
+        most = max(count.values(), default=0)
+        frames = [f for f in frames if count[f.f_code] == most][:1]
+    return where(frames[-1]) if frames else "unknown"
 
 
 __all__ = ["Explorer", "Frames", "constant_of"]

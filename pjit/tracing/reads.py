@@ -59,13 +59,12 @@ def found(function: Callable, objects: Iterable[tuple[str, Any]]) -> Guards:
 
 
 class _Finder:
-    """
-    Attributes:
-        names: Of attributes that the code mentions.
-        tested: Of attributes that the code asks for by ``hasattr`` or ``getattr``.
-        all: Whether code reads attributes without naming them.
-        above: Whether code calls methods of base classes.
-        random: Whether code may use the random generators that all code shares.
+    """Attributes:
+    names: Of attributes that the code mentions.
+    tested: Of attributes that the code asks for by ``hasattr`` or ``getattr``.
+    all: Whether code reads attributes without naming them.
+    above: Whether code calls methods of base classes.
+    random: Whether code may use the random generators that all code shares.
     """
 
     def __init__(self) -> None:
@@ -103,7 +102,14 @@ class _Finder:
         return self.guards
 
     def extent(self) -> tuple:
-        return (len(self.seen), len(self.names), len(self.tested), len(self.values), len(self.objects), self.all)
+        return (
+            len(self.seen),
+            len(self.names),
+            len(self.tested),
+            len(self.values),
+            len(self.objects),
+            self.all,
+        )
 
     def first(self, *key: Any) -> bool:
         if key in self.seen:
@@ -241,9 +247,7 @@ class _Finder:
             self.random |= g.value is random or g.value is np.random
             self.value(name, g.value)
 
-    def watch(
-        self, kind: type[Attribute], name: str, owner: Callable[[], Any], key: str
-    ) -> None:
+    def watch(self, kind: type[Attribute], name: str, owner: Callable[[], Any], key: str) -> None:
         x = owner()
         if self.first(kind, id(x), key):
             g = kind(name, owner, key)

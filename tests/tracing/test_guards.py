@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pjit.errors import TraceError, TraceWarning
+from pjit.errors import FallbackWarning, TraceError
 from pjit.tracing import function as tracing
 from pjit.tracing.function import CompiledFunction
 from pjit.tracing.guards import Guards
@@ -415,7 +415,7 @@ def test_a_value_that_always_changes_is_told(interpreted: Any, agree: Any) -> No
     for n in range(tracing.MAX_VARIANTS):
         m.SCALE = n
         agree(f(X), m.f_number(X))
-    with pytest.warns(TraceWarning, match=r"SCALE .*7 -> 8"):
+    with pytest.warns(FallbackWarning, match=r"SCALE .*7 -> 8"):
         m.SCALE = 8
         f(X)
     m.SCALE = 9
