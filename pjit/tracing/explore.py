@@ -113,12 +113,11 @@ class Explorer:
         except Stop:
             pass
         except Exception as e:
-            raised = t.stopped or e
-            if isinstance(raised, Restart):
-                raise raised from None
-            if isinstance(raised, Stop):
+            if isinstance(t.stopped, Stop):
                 return
-            error = traced_error(raised)
+            if t.stopped is not None and not isinstance(t.stopped, Exception):
+                raise t.stopped from None  # which the function caught
+            error = traced_error(t.stopped or e)
             if t.edge.source is None or t.repeats:
                 raise error from (None if error is not e else e.__cause__)
             line = error.where if isinstance(error, TraceError) else where_of(error)

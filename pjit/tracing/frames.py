@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _GENERATORS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _TESTS = ("POP_JUMP", "JUMP_IF", "TO_BOOL", "UNARY_NOT")
-_CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
+_CODE: tuple = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
 _CODE += (types.MethodWrapperType,)
 TRANSPARENT: set[CodeType] = set()  # code of ours that calls a user's function once
 

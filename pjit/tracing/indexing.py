@@ -231,7 +231,7 @@ def update(x: Tracer, index: Any, new: Any, reduction: str) -> None:
     x.assign(reshaped(t, flat, x.shape))
 
 
-def _fitted(t: Trace, value: Value, shape: tuple[int, ...]) -> Value:
+def _fitted(t: Trace, value: Value, shape: tuple[Dim, ...]) -> Value:
     """Broadcasts a value that is assigned; superfluous leading dimensions of size 1 are dropped."""
     own = list(value.shape)
     while len(own) > len(shape) and own[0] == 1:

@@ -624,7 +624,7 @@ def shown(x: Tracer) -> Any:
     """The number whose text the function asks for."""
     if x.shape:
         refuse_question("the text of an array", describe(x.value))
-    kind = x.weak or {"b": bool, "f": float}.get(x.dtype.kind, int)
+    kind: type = x.weak or {"b": bool, "f": float}.get(x.dtype.kind, int)
     answer = x.context.ask(x) if kind is bool else x.context.demand(x, kind)
     return answer if x.weak else x.dtype.type(answer)
 
