@@ -624,7 +624,8 @@ def shown(x: Tracer) -> Any:
     """The number whose text the function asks for."""
     if x.shape:
         refuse_question("the text of an array", describe(x.value))
-    kind: type = x.weak or {"b": bool, "f": float}.get(x.dtype.kind, int)
+    kinds: dict[str, type] = {"b": bool, "f": float}
+    kind = x.weak or kinds.get(x.dtype.kind, int)
     answer = x.context.ask(x) if kind is bool else x.context.demand(x, kind)
     return answer if x.weak else x.dtype.type(answer)
 
