@@ -18,6 +18,7 @@ from pjit.ir import ops
 from pjit.ir.core import Value
 from pjit.ir.expr import Dim
 from pjit.ir.types import DType, bool_, f64, i64
+from pjit.tracing.bytecode import opname
 from pjit.tracing.elementwise import UFUNCS, cast
 from pjit.tracing.policy import UNROLLED, Restart
 from pjit.tracing.trace import Trace
@@ -271,7 +272,8 @@ class Range:
         return range(*(x.__index__() for x in (self.start, self.stop, self.step)))
 
     def __iter__(self) -> Iterator:
-        return RangeIterator(self)
+        frame = sys._getframe(1)
+        return RangeIterator(self, opname(frame.f_code, frame.f_lasti) == "GET_ITER")
 
     def __len__(self) -> int:
         return len(self._concrete())
@@ -305,10 +307,11 @@ class RangeIterator:
         rolled: Whether the index is traced.
         known: The range, when its bounds are known.
         count: The number of iterations; a large number when it is not known.
+        direct: Whether a ``for`` loop is over it itself, not over ``zip`` or ``enumerate`` of it.
     """
 
-    def __init__(self, source: Range) -> None:
-        self.trace, self.source = source.trace, source
+    def __init__(self, source: Range, direct: bool) -> None:
+        self.trace, self.source, self.direct = source.trace, source, direct
         self.known = source.known
         self.count = len(self.known) if self.known is not None else sys.maxsize
         self.frame: FrameType | None = None

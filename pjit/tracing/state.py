@@ -71,6 +71,8 @@ class Capture:
         self.promoted = trace.policy.promoted.get(self.point, frozenset())
         self.unique = frames.unique(trace.iterators, bool(tag))
         self._tracer(asked)
+        if frames.keeps:
+            self.walk(question, ("question",), None)
         dead: list[Any] = []
         for depth, (frame, at) in enumerate(frames):
             found = frame.f_locals

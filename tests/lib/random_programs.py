@@ -1109,6 +1109,9 @@ def difference(actual: Any, expected: Any) -> str:
     elif isinstance(expected, float):
         same = actual == expected or np.isclose(actual, expected, 1e-9, 1e-9, equal_nan=True)
         return "" if same else f"{actual!r} instead of {expected!r}"
+    elif hasattr(expected, "__dict__") and not callable(expected):
+        return difference(vars(actual), vars(expected))
     else:
-        return "" if actual == expected else f"{actual!r} instead of {expected!r}"
+        same = actual == expected or callable(expected)
+        return "" if same else f"{actual!r} instead of {expected!r}"
     return next((d for a, e in pairs if (d := difference(a, e))), "")
