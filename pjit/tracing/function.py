@@ -478,6 +478,8 @@ class CompiledFunction:
         kept = [_held(x, k) for x, k in zip(leaves, keys, strict=True)]
         explorer = Explorer(self._name, types, partial(self._run, spec, kept, inputs, guards))
         explorer.explore()
+        if any(m in sys.modules for m in guards.missing):
+            guards = Guards.of(self.function, fixed)
         variant = Variant(self, explorer, guards, inputs)
         variant.build([leaves[i] for i in inputs])
         if family.symbolic and not variant.accepts(

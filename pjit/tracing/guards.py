@@ -319,11 +319,13 @@ class Guards:
         codes: The code that the function may run.
         objects: Gives the objects, other than functions and arrays, whose attributes are read.
         shared: What the function must not change, but does not depend on.
+        missing: Modules that the function may import, which were not imported.
     """
 
     def __init__(self) -> None:
         self.all: list[Guard] = []
         self.shared: list[Guard] = []
+        self.missing: list[str] = []
         self.codes: list[types.CodeType] = []
         self.objects: list[tuple[str, Callable[[], Any]]] = []
         self.settle()

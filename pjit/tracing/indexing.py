@@ -181,7 +181,7 @@ def getitem(x: Tracer, index: Any) -> Tracer:
         integers_only = _all_integers(index)
         if not part.shape and integers_only:
             return Tracer(t, part.read(t, x.value))
-        picked = isinstance(x.view, Picked) and part.is_all()
+        picked = isinstance(x.window, Picked) and part.is_all()
         return x if picked else x.derive(part)
     return _gather(x, entries)
 

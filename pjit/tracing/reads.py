@@ -9,7 +9,6 @@ NumPy and pjit are not followed.
 from __future__ import annotations
 
 import dis
-import importlib
 import random
 import sys
 import sysconfig
@@ -164,9 +163,11 @@ class _Finder:
                     self.value(f"{name}[{k!r}]", item)
             else:
                 self.items(name, list(x))
-        for wrapped in ("__pjit_function__", "__wrapped__", "func"):
-            with suppress(Exception):
-                self.value(name, getattr(x, wrapped, None))
+        if hasattr(type(x), "__pjit_function__"):
+            self.value(name, x.__pjit_function__)
+        own = getattr(x, "__dict__", {})
+        for wrapped in ("__wrapped__", "func"):  # of functools
+            self.value(name, own.get(wrapped))
         if isinstance(x, type):
             self.made.add(id(x))
             if _followed(x):
@@ -208,7 +209,7 @@ class _Finder:
         """Notes the names that code mentions."""
         asks = {"hasattr", "getattr"} & set(code.co_names)
         for i in dis.get_instructions(code):
-            if i.opname in _GLOBALS:
+            if i.opname in _GLOBALS and not i.argval.startswith("@"):  # of pytest
                 self.entry(i.argval, scope, i.argval)
                 self.all |= i.argval in _ALL
                 self.above |= i.argval == "super"
@@ -216,7 +217,7 @@ class _Finder:
                 self.names.add(i.argval)
                 self.all |= i.argval in _ALL
             elif i.opname == "IMPORT_NAME":
-                self.module(i.argval, scope)
+                self.module(i.argval)
             elif i.opname == "IMPORT_FROM":
                 self.names.add(i.argval)
             elif asks and i.opname == "LOAD_CONST" and isinstance(i.argval, str):
@@ -226,15 +227,16 @@ class _Finder:
         if "getattr" in asks and not _literal(code):
             self.all = True
 
-    def module(self, name: str, scope: dict[str, Any]) -> None:
-        """A module that the function imports."""
-        with suppress(ImportError):
-            x: Any = sys.modules.get(name) or importlib.import_module(name)
-            while isinstance(x, types.ModuleType):
-                self.value(x.__name__, x)
-                parent, _, last = x.__name__.rpartition(".")
-                self.names.add(last)
-                x = sys.modules.get(parent)
+    def module(self, name: str) -> None:
+        """A module that the function imports; one that is not imported yet is noted."""
+        x: Any = sys.modules.get(name)
+        if x is None and name:
+            self.guards.missing.append(name)
+        while isinstance(x, types.ModuleType):
+            self.value(x.__name__, x)
+            parent, _, last = x.__name__.rpartition(".")
+            self.names.add(last)
+            x = sys.modules.get(parent)
 
     # What is read
 
