@@ -1,7 +1,7 @@
 """Random Python functions of arrays: branches, loops, mutation, containers, closures.
 
-A program is source text that one integer determines. Its statements are checked while it is written:
-an expression is evaluated on sample values of the types that its variables have, and is dropped if
+A program is source text that one integer determines. Its statements are checked while it is
+written: an expression is evaluated on sample values of the types that its variables have, and is dropped if
 that raises. What decides a branch is computed exactly (small whole numbers, sums, products,
 comparisons), so that a different result is a fault and not rounding.
 """
@@ -173,7 +173,8 @@ def type_of(x: Any, own: bool = True) -> Type:
 
 
 ARRAYS = (
-    "{A} + {A}", "{A} - {A}", "{A} + {N}", "{A} - {I}", "{N} - {A}", "{A} * {N}", "-{A}", "abs({A})",
+    "{A} + {A}", "{A} - {A}", "{A} + {N}", "{A} - {I}", "{N} - {A}", "{A} * {N}", "-{A}",
+    "abs({A})",
     "np.maximum({A}, {N})", "np.minimum({A}, {A})", "np.where({A} > {N}, {A}, {A})",
     "np.where({C}, {A}, {N})", "np.clip({A}, 0, 4)", "np.sort({A}, axis=-1)", "np.floor({A})",
     "np.cumsum({A}, axis=-1)", "np.concatenate([{A}, {A}])", "np.stack([{A}, {A}])", "{A} > {A}",
@@ -191,13 +192,16 @@ SCALARS = (
     "{A}.sum()", "{A}.max()", "{A}.min()", "{A1}[0]", "{A1}[-1]", "{A2}[1, 2]", "{A1}[{I} % 2]",
     "np.sum({A} > {N})", "{A}.argmax()", "np.abs({A}.min())", "{S} + {S}", "{S} * {N}", "-{S}",
     "{S} - {I}", "np.maximum({S}, {S})", "({S} if {C} else {S})", "{A1} @ {A1}", "{A}.any()",
-    "max({S}, {S})", "{S} + {F}", "{A}.ptp()", "{A2}[{I} % 2].sum()", "np.prod(np.clip({A1}, 0, 2))",
+    "max({S}, {S})", "{S} + {F}", "{A}.ptp()", "{A2}[{I} % 2].sum()",
+    "np.prod(np.clip({A1}, 0, 2))",
     "np.where({S} > {N}, {S}, {N})", "{A}.sum() % 4",
 )  # fmt: skip
 INTS = (
-    "{I} + {I}", "{I} - {N}", "{I} * {N}", "{I} % 3", "{I} // 2", "-{I}", "abs({I})", "max({I}, {N})",
+    "{I} + {I}", "{I} - {N}", "{I} * {N}", "{I} % 3", "{I} // 2", "-{I}", "abs({I})",
+    "max({I}, {N})",
     "min({I}, {I})", "({I} if {C} else {I})", "int({T})", "{T}.item()", "int({F})", "len({L})",
-    "{A1}.shape[0]", "{A2}.ndim", "sign({T})", "collatz({I})", "pick({S}, {I}, {N})", "pick({S}, {I})",
+    "{A1}.shape[0]", "{A2}.ndim", "sign({T})", "collatz({I})", "pick({S}, {I}, {N})",
+    "pick({S}, {I})",
     "sum([{I}, {I}])", "LIMITS[{I} % 3]", "SCALE", "{C} + {I}", "int({C})", "({I} and {I})",
     "({I} or {I})", "sum(1 for v in {A1} if v > {N})", "sign({T}) + 2 * sign({S})", "round({F})",
     "{I} + pick({S}, {N}, {I})", "{I} * 2 + sign({S})", "sum(sign(v) for v in {A1})", "{I} ^ 1",
@@ -208,12 +212,14 @@ INTS = (
 FLOATS = (
     "{F} + {F}", "{F} - {N}", "{F} * 0.5", "-{F}", "float({T})", "max({F}, {N}.0)", "abs({F})",
     "({F} if {C} else {F})", "float({I})", "{I} / 2", "{I} * 0.5", "pick({S}, {F}, 0.5)",
-    "({F} or 1.5)", "{F} // 2", "{F} % 4", "min({F}, {F})", "TABLE['b']", "{F} * (2 if {C} else -1)",
+    "({F} or 1.5)", "{F} // 2", "{F} % 4", "min({F}, {F})", "TABLE['b']",
+    "{F} * (2 if {C} else -1)",
     "math.floor({F}) + 0.5", "float({C})", "{F} + sign({S}) * 0.5",
 )  # fmt: skip
 BOOLS = (
     "bool({S} > {N})", "{I} > {N}", "not {C}", "{F} < {F}", "{I} == {I}", "True", "False",
-    "isinstance({I}, int)", "{I} in ({I}, {N})", "bool({I})", "({C} is {B})", "any(v > {N} for v in {A1})",
+    "isinstance({I}, int)", "{I} in ({I}, {N})", "bool({I})", "({C} is {B})",
+    "any(v > {N} for v in {A1})",
     "all(v < {N} for v in {A1})", "{B} & {B}", "{B} | {B}", "{I} < {N} < {I}", "{N} in LIMITS",
 )  # fmt: skip
 CONDITIONS = (
@@ -432,7 +438,8 @@ class Writer:
         simple = [
             (10, self.assign), (5, self.augment), (5, self.write_array), (2, self.view),
             (4, self.listing), (2, self.mapping), (2, self.pairs), (2, self.call_object),
-            (1, self.define), (1.2, self.delete), (1, self.checks), (1, self.trouble), (1, self.walrus),
+            (1, self.define), (1.2, self.delete), (1, self.checks), (1, self.trouble), (1,
+            self.walrus),
             (1.5, self.inexactly), (1, self.anything), (1, self.text), (1, self.alias),
         ]  # fmt: skip
         compound = [
@@ -779,7 +786,8 @@ class Writer:
     def text(self) -> None:
         self.put(self.new("s"), self.rng.choice((
             f"'low' if {self.condition()} else 'high'", f"str({self.atom('I', 1)})",
-            f"f'n={{{self.atom('I', 0)}}}'", f"{{True: 'yes', False: 'no'}}[bool({self.condition()})]",
+            f"f'n={{{self.atom('I', 0)}}}'",
+            f"{{True: 'yes', False: 'no'}}[bool({self.condition()})]",
         )), Type("str"))  # fmt: skip
 
     # Compound statements
@@ -860,7 +868,8 @@ class Writer:
         bound = rng.choice((
             "2", "3", "4", "7", "10" if not self.loops else "2", f"abs({self.atom('I', 1)}) % 5",
             f"int(np.clip({self.atom('T', 1)}, 0, 4))", f"min(int({self.atom('T', 1)}), 5)",
-            "1, 6, 2", "4, 0, -1", f"{self.atom('I', 0)}, 4", "5, -1, -2", f"len({self.atom('A', 0)})",
+            "1, 6, 2", "4, 0, -1", f"{self.atom('I', 0)}, 4", "5, -1, -2",
+            f"len({self.atom('A', 0)})",
             f"{self.atom('A1', 0)}.shape[0]",
         ))  # fmt: skip
         name = self.new("i")

@@ -97,7 +97,7 @@ CASES = [
     (undefined_elements, ["where=", "np.where"]),
     (shapes, ["summed dimensions", "f32[2,3]"]),
     (broadcast, ["broadcast"]),
-    (in_a_helper, ["formatting", "in helper"]),
+    (in_a_helper, ["pickling", "in helper"]),
     (in_a_branch, ["np.linalg.inv is not traced"]),
 ]
 
