@@ -1,8 +1,8 @@
 """Random Python functions of arrays: branches, loops, mutation, containers, closures.
 
 A program is source text that one integer determines. Its statements are checked while it is
-written: an expression is evaluated on sample values of the types that its variables have, and is dropped if
-that raises. What decides a branch is computed exactly (small whole numbers, sums, products,
+written: an expression is evaluated on sample values of the types that its variables have, and is
+dropped if that raises. What decides a branch is computed exactly (small whole numbers, sums, products,
 comparisons), so that a different result is a fault and not rounding.
 """
 
