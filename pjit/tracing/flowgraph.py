@@ -153,11 +153,11 @@ def reducible(root: Edge, own: bool = False) -> Edge:
         inside = todo.pop()
         g = nx.DiGraph((n, e.target) for n in inside for e in n.edges.values())  # type: ignore
         for loop in list(nx.strongly_connected_components(g.subgraph(inside))):
-            if len(loop) == 1:
-                continue
             edges = [root, *(e for n in nodes_from(root) for e in n.edges.values())]
             entering = [e for e in edges if e.target in loop and e.source not in loop]
             heads = [e.target for e in entering]
+            if len(loop) == 1 or not heads:  # no loop, or only copies of it are left
+                continue
             head = max(heads, key=heads.count)
             if any(h is not head for h in heads):
                 if not own:

@@ -2,8 +2,8 @@
 
 A program is source text that one integer determines. Its statements are checked while it is
 written: an expression is evaluated on sample values of the types that its variables have, and is
-dropped if that raises. What decides a branch is computed exactly (small whole numbers, sums, products,
-comparisons), so that a different result is a fault and not rounding.
+dropped if that raises. What decides a branch is computed exactly (small whole numbers, sums,
+products, comparisons), so that a different result is a fault and not rounding.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ class Writer:
         self.indent = 1
         self.loops = self.trys = self.made = self.cost = 0
         self.trips = 1
-        self.budget = rng.randint(5, 22)
+        self.budget = rng.randint(4, 16)
         self.returns: Type | None = None
 
     # Text
@@ -703,7 +703,7 @@ class Writer:
         numbers = [n for n in self.matching(lambda t: t.kind == "int") if n not in self.reserved]
         if self.loops or not numbers:
             raise LookupError
-        n = rng.choice(numbers)
+        n = rng.choice([n for n in numbers if n != "x"])
         name = self.new("f")
         other = rng.choice(numbers)
         with self.block(f"def {name}(x, k={other}):"):
@@ -1051,7 +1051,7 @@ def _arrays(rng: random.Random, types: list[Type], call: int) -> tuple:
     return tuple(out)
 
 
-def program(seed: int, calls: int = 5) -> Program:
+def program(seed: int, calls: int = 4) -> Program:
     """The program of a seed."""
     rng = random.Random(seed)
     names: dict[str, Any] = {}
