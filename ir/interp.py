@@ -41,14 +41,14 @@ def interpret(module: Module, *arrays: Any, symbols: Mapping[str, int] | None = 
         raise IRError(
             f"@{function.name} has {len(function.args)} arguments", got=f"{len(arrays)} arrays"
         )
-    runner = Interpreter(module, symbols)
+    runner = Runner(module, symbols)
     values = [np.asarray(a) for a in arrays]
     runner.bind_arguments(function, values)
     with np.errstate(all="ignore"):
         return runner.run(function.body, values)
 
 
-class Interpreter:
+class Runner:
     """Runs blocks of tensor operations; ``sizes`` holds the symbols known so far."""
 
     def __init__(self, module: Module, symbols: Mapping[str, int] | None = None) -> None:
@@ -57,7 +57,7 @@ class Interpreter:
         self.introduced: dict[str, Op] = {}  # symbols that a result's shape defined
 
     def bind_arguments(self, function: Function, arrays: Sequence[np.ndarray]) -> None:
-        """Takes the arguments; their shapes say what the symbols are."""
+        """Solves the sizes of the arguments, and checks them against the types."""
         for v, a in zip(function.args, arrays, strict=True):
             where = f"argument {v.index}{f' (%{v.name})' if v.name else ''} of @{function.name}"
             if a.ndim != v.tensor.rank or dtype(a.dtype) != v.dtype:
@@ -79,17 +79,17 @@ class Interpreter:
     def run(self, block: Block, arguments: Sequence[np.ndarray]) -> Arrays:
         """Runs a block; returns the operands of its terminator."""
         self.values.update(zip(block.args, arguments, strict=True))
-        self.operations(block.ops[:-1])
+        for op in block.ops[:-1]:
+            self.step(op)
         return tuple(self.values[v] for v in block.last.operands)
 
-    def operations(self, run: Sequence[Op]) -> None:
-        """Runs operations, whose operands are known."""
-        for op in run:
-            results = self.evaluate(op)
-            if len(results) != len(op.results):
-                raise IRError(f"{op.op_name} gave {len(results)} results", where=str(op.loc))
-            for v, a in zip(op.results, results, strict=True):
-                self.values[v] = self.checked(op, v, np.asarray(a))
+    def step(self, op: Op) -> None:
+        """Runs one operation."""
+        results = self.evaluate(op)
+        if len(results) != len(op.results):
+            raise IRError(f"{op.op_name} gave {len(results)} results", where=str(op.loc))
+        for v, a in zip(op.results, results, strict=True):
+            self.values[v] = self.checked(op, v, np.asarray(a))
 
     def evaluate(self, op: Op) -> Sequence[np.ndarray]:
         """The results of an operation."""
@@ -135,7 +135,7 @@ class Interpreter:
         return a
 
     def wrong(self, op: Op, wanted: TensorType, a: np.ndarray) -> None:
-        """Raises IRError for a result of another type."""
+        """Raises an IRError: a result has another type than it should."""
         raise IRError(
             f"{op.op_name} computed another type than its result has",
             where=str(op.loc),
@@ -144,18 +144,18 @@ class Interpreter:
         )
 
     def constant(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
-        """``const``."""
+        """The array of a constant."""
         array = self.module.constants.get(op.attrs["value"])
         if array is None:
             raise IRError(f"the module has no constant @{op.attrs['value']}", where=str(op.loc))
         return (array,)
 
     def fused(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
-        """``fused``."""
+        """Runs a group."""
         return self.run(op.regions[0], operands)
 
     def launch(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
-        """``launch``."""
+        """Runs a kernel."""
         kernel = self.module.functions[op.attrs["kernel"]]
         types = [v.tensor.substitute(self.sizes) for v in op.results]
         outputs = tuple(np.empty(t.static_shape, t.dtype.numpy) for t in types)
@@ -165,11 +165,11 @@ class Interpreter:
         return outputs
 
     def if_(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
-        """``if``."""
+        """Runs one of the two regions."""
         return self.run(op.regions[0 if operands[0].item() else 1], ())
 
     def while_(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
-        """``while``."""
+        """Runs a loop."""
         cond, body = op.regions
         carried = tuple(operands)
         while self.run(cond, carried)[0].item():
@@ -177,7 +177,7 @@ class Interpreter:
         return carried
 
     def scan(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
-        """``scan``."""
+        """Runs a region for each slice."""
         n = op.attrs["n_carry"]
         carried, xs = tuple(operands[:n]), operands[n:]
         stacks: list[list[np.ndarray]] = [[] for _ in op.results[n:]]
@@ -194,12 +194,12 @@ class Interpreter:
 
 
 _STRUCTURAL: dict[str, Callable[..., Sequence[np.ndarray]]] = {
-    "const": Interpreter.constant,
-    "fused": Interpreter.fused,
-    "launch": Interpreter.launch,
-    "if": Interpreter.if_,
-    "while": Interpreter.while_,
-    "scan": Interpreter.scan,
+    "const": Runner.constant,
+    "fused": Runner.fused,
+    "launch": Runner.launch,
+    "if": Runner.if_,
+    "while": Runner.while_,
+    "scan": Runner.scan,
 }
 
 

@@ -8,6 +8,7 @@ explored both ways, without numbers; those about values when a call needs them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -112,12 +113,11 @@ class Explorer:
         except Stop:
             pass
         except Exception as e:
-            raised = t.stopped or e
-            if isinstance(raised, Restart):
-                raise raised from None
-            if isinstance(raised, Stop):
+            if isinstance(t.stopped, Stop):
                 return
-            error = traced_error(raised)
+            if t.stopped is not None and not isinstance(t.stopped, Exception):
+                raise t.stopped from None  # which the function caught
+            error = traced_error(t.stopped or e)
             if t.edge.source is None or t.repeats:
                 raise error from (None if error is not e else e.__cause__)
             line = error.where if isinstance(error, TraceError) else where_of(error)
@@ -318,11 +318,17 @@ def traced_error(error: Exception) -> Exception:
 
 
 def where_of(error: BaseException) -> str:
-    """The user's line where an error was raised."""
+    """The user's line where an error was raised; where a recursion goes on, for one without end."""
     tb = user_traceback(error.__traceback__)
-    while tb is not None and tb.tb_next is not None:
+    frames = []
+    while tb is not None:
+        frames.append(tb.tb_frame)
         tb = tb.tb_next
-    return where(tb.tb_frame) if tb is not None else "unknown"
+    if isinstance(error, RecursionError):
+        count = Counter(f.f_code for f in frames)
+        most = max(count.values(), default=0)
+        frames = [f for f in frames if count[f.f_code] == most][:1]
+    return where(frames[-1]) if frames else "unknown"
 
 
 __all__ = ["Explorer", "Frames", "constant_of"]

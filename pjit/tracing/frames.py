@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 _GENERATORS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _TESTS = ("POP_JUMP", "JUMP_IF", "TO_BOOL", "UNARY_NOT")
-_CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
+_CODE: tuple = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.ModuleType,
+    type,
+)
 _CODE += (types.MethodWrapperType,)
 _OPERATORS = ("BINARY_", "UNARY_", "LOAD_ATTR", "LOAD_METHOD", "STORE_", "POP_JUMP", "TO_BOOL")
 TRANSPARENT: set[CodeType] = set()  # code of ours that calls a user's function once

@@ -17,7 +17,7 @@ import optree
 
 from pjit.array import Array
 from pjit.config import settings
-from pjit.errors import InputError, PjitError, TraceError, TraceWarning
+from pjit.errors import FallbackWarning, InputError, PjitError, TraceError
 from pjit.ir import expr
 from pjit.ir.core import Loc, Module
 from pjit.ir.expr import Dim
@@ -27,8 +27,9 @@ from pjit.runtime.program import Runnable
 from pjit.tracing import handlers  # noqa: F401  (they register themselves)
 from pjit.tracing.explore import Explorer
 from pjit.tracing.frames import TRANSPARENT
-from pjit.tracing.graph import Open, Raised, Return
+from pjit.tracing.graph import Graph, Node, Open, Raised, Return
 from pjit.tracing.guards import Guards, reader_of
+from pjit.tracing.location import user_traceback
 from pjit.tracing.pytrees import flatten, unflatten
 from pjit.tracing.rebind import rebound
 from pjit.tracing.signature import Parameters, _ById, alive, describe_leaf, leaf_key, tensor_type
@@ -36,10 +37,12 @@ from pjit.tracing.sizes import SMALLEST, Undecided, Unsized
 from pjit.tracing.structure import Structured, structured
 from pjit.tracing.trace import RUNNING, Trace
 from pjit.tracing.tracer import Tracer
+from pjit.tracing.walk import Walk
 
 MAX_PROGRAMS = 64
 MAX_VARIANTS = 8  # of one signature, for different values of what the function reads
 MAX_ANSWERS = {bool: 2, int: 64, float: 8}  # of one question that are learned from calls
+MAX_ROUNDS = 64  # of a loop that cannot run natively
 MAX_GROWTH = 1000  # answers of one signature that are learned from calls
 
 
@@ -99,8 +102,12 @@ class Built:
         self.one = only if isinstance(only, Return) else None
         needless = self.one is not None and not self.one.computed
         self.program: Any = None if needless else owner._compile(made.module)
-        simple = self.one is not None and not any(self.one.numbers)
-        self.one_array = simple and self.one.spec.is_leaf() and len(self.one.computed) == 1
+        self.one_array = (
+            self.one is not None
+            and not any(self.one.numbers)
+            and self.one.spec.is_leaf()
+            and len(self.one.computed) == 1
+        )
 
 
 class Variant:
@@ -140,9 +147,13 @@ class Variant:
 
     def build(self, arrays: Sequence[Any]) -> None:
         """Compiles what is known, with the answers that a call on these arrays needs."""
+        graph: Graph | None = None
         while self.explorer.graph.open:
-            leaf, values = self.explorer.graph.follow(self.explorer.arguments, arrays)
-            if not isinstance(leaf, Open) or not self.grow(leaf, values):
+            if graph is not self.explorer.graph:  # which starts again when it learns of loops
+                graph = self.explorer.graph
+                walk = Walk(graph, self.explorer.arguments, arrays)
+            found = walk.open()
+            if found is None or not self.grow(*found):
                 break
         made = structured(self.explorer.graph, self.explorer.arguments, self.owner.home)
         names = [n for n, _ in self.explorer.inputs]
@@ -150,15 +161,28 @@ class Variant:
         self.now = Built(self.owner, made)
         self.built += 1
 
-    def grow(self, leaf: Open, values: list[Any]) -> bool:
+    def grow(self, leaf: Open, value: Any) -> bool:
         """Explores the answer that a call met; False when the bound is reached."""
         node = leaf.node
-        if self.growth >= MAX_GROWTH or len(node.edges) > MAX_ANSWERS[node.kind]:
+        if self.bound(node):
             return False
         self.growth += 1
-        answer = leaf.answer if leaf.answer is not None else node.kind(np.asarray(values[0]))
+        answer = leaf.answer if leaf.answer is not None else node.kind(np.asarray(value))
         self.explorer.explore(node.add(answer))
         return True
+
+    def bound(self, node: Node) -> str:
+        """Why no answers to a question are learned any more; empty otherwise."""
+        if len(node.edges) > MAX_ANSWERS[node.kind]:
+            return f"the question has too many answers ({node.unique})"
+        path = self.explorer.graph.path(node.arrival)
+        rounds = sum(1 for e in path if e.source is not None and e.source.where == node.where)
+        if rounds >= MAX_ROUNDS:
+            return (
+                f"{rounds} rounds of the loop had each another structure of variables, such as a "
+                "list that grows or a shape that changes"
+            )
+        return f"it has {MAX_GROWTH} answers" if self.growth >= MAX_GROWTH else ""
 
     def __call__(self, leaves: Sequence[Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         """Runs the function on the leaves of a call."""
@@ -183,8 +207,7 @@ class Variant:
                 return made
             assert isinstance(leaf, Open)
             if not self.extend(leaf, values, leaves):
-                node = leaf.node
-                self.tell(node.where, f"the question has too many answers ({node.unique})")
+                self.tell(leaf.node.where, self.bound(leaf.node))
                 return self.plain(args, kwargs)
 
     def extend(self, leaf: Open, values: list[Any], leaves: Sequence[Any]) -> bool:
@@ -194,7 +217,7 @@ class Variant:
                 return True
             began = perf_counter()
             try:
-                if not self.grow(leaf, values):
+                if not self.grow(leaf, values[0] if values else None):
                     return False
                 self.build(leaves)
             except BaseException:
@@ -214,7 +237,7 @@ class Variant:
         self.told[where] = why
         warnings.warn(
             f"calls of {self.owner._name} that come to {where} run in Python: {why}",
-            TraceWarning,
+            FallbackWarning,
             stacklevel=4,
         )
 
@@ -354,9 +377,14 @@ class CompiledFunction:
             if short:
                 self._short[tuple(short)] = family
         self._clock = family.stamp = self._clock + 1
-        variant = family.find() or self._add(family, leaves)
-        self._last = variant
-        return variant(leaves, args, kwargs)
+        try:
+            variant = family.find() or self._add(family, leaves)
+            self._last = variant
+            return variant(leaves, args, kwargs)
+        except Exception as e:
+            kept = user_traceback(e.__traceback__)
+            e.__traceback__ = None if kept is e.__traceback__ and type(e) is TraceError else kept
+            raise
 
     @property
     def __pjit_stateless__(self) -> Callable:
@@ -450,6 +478,8 @@ class CompiledFunction:
         kept = [_held(x, k) for x, k in zip(leaves, keys, strict=True)]
         explorer = Explorer(self._name, types, partial(self._run, spec, kept, inputs, guards))
         explorer.explore()
+        if any(m in sys.modules for m in guards.missing):
+            guards = Guards.of(self.function, fixed)
         variant = Variant(self, explorer, guards, inputs)
         variant.build([leaves[i] for i in inputs])
         if family.symbolic and not variant.accepts(
@@ -532,7 +562,7 @@ class CompiledFunction:
             warnings.warn(
                 f"{self._name} is compiled again for each of many values: {changes[-1]}; pass it "
                 "as an argument that is an array",
-                TraceWarning,
+                FallbackWarning,
                 stacklevel=4,
             )
 

@@ -9,7 +9,7 @@ is an edge back.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 import optree
 
 from pjit.ir.core import Block, Module, Value
-from pjit.ir.interp import Interpreter, solve
 
 Answer = bool | int | float
 
@@ -161,48 +160,18 @@ class Graph:
                 return node
         return None
 
+    @property
+    def open(self) -> bool:
+        """Whether a call may need an answer that is not known."""
+        values = any(n.kind is not bool for n in self.nodes.values())
+        return values or any(isinstance(x, Open) for x in self.leaves())
+
     def path(self, edge: Edge) -> list[Edge]:
         """The edges from the root to an edge, this included."""
         found = [edge]
         while found[-1].source is not None:
             found.append(found[-1].source.arrival)
         return found[::-1]
-
-    @property
-    def open(self) -> bool:
-        """Whether there are answers that are not known."""
-        asks = any(n.kind is not bool for n in self.nodes.values())
-        return asks or any(isinstance(x, Open) for x in self.leaves())
-
-    def follow(self, arguments: Sequence[Value], arrays: Sequence[Any]) -> tuple[Leaf, list[Any]]:
-        """Runs the graph on the arrays of a call.
-
-        Args:
-            arguments: The arguments of the function.
-            arrays: What they are.
-
-        Returns:
-            The leaf that the call comes to, and its values.
-        """
-        run = Interpreter(self.module)
-        for v, a in zip(arguments, map(np.asarray, arrays), strict=True):
-            solve(v.shape, a.shape, run.sizes)
-            run.values[v] = a
-        edge = self.root
-        with np.errstate(all="ignore"):
-            while True:
-                run.operations(edge.block.ops)
-                values = [run.values[v] for v in edge.arguments]
-                node = edge.target
-                if not isinstance(node, Node):
-                    assert node is not None
-                    return node, values
-                run.values.update(zip(node.parameters, values, strict=False))
-                asked = run.values[node.asked]
-                answer = node.kind(asked)
-                if answer not in node.edges:
-                    return Open(node), [asked]
-                edge = node.edges[answer]
 
     def leaves(self) -> list[Leaf]:
         """The ends that edges lead to, each once."""

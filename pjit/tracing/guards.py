@@ -31,7 +31,10 @@ CONTAINERS = (list, dict, set, deque, bytearray)
 GENERATORS = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
 SHORT = 2048  # bytes of an array that are compared as an object of Python
 _memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes, _memcmp.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t), ctypes.c_int
+_memcmp.argtypes, _memcmp.restype = (
+    (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
+    ctypes.c_int,
+)
 
 
 class Guard:
@@ -316,11 +319,13 @@ class Guards:
         codes: The code that the function may run.
         objects: Gives the objects, other than functions and arrays, whose attributes are read.
         shared: What the function must not change, but does not depend on.
+        missing: Modules that the function may import, which were not imported.
     """
 
     def __init__(self) -> None:
         self.all: list[Guard] = []
         self.shared: list[Guard] = []
+        self.missing: list[str] = []
         self.codes: list[types.CodeType] = []
         self.objects: list[tuple[str, Callable[[], Any]]] = []
         self.settle()
@@ -358,9 +363,7 @@ class Guards:
                 for found, x in zip(strong, (g.owner(), g.key, g.value), strict=True):
                     found.append(x)
             elif isinstance(g, Attribute) and not isinstance(g.owner(), type):
-                owner, keys, values, absent = owners.setdefault(
-                    id(g.owner()), (g.owner, [], [], [])
-                )
+                _, keys, values, absent = owners.setdefault(id(g.owner()), (g.owner, [], [], []))
                 if type(g) is Attribute:
                     keys.append(g.key)
                     values.append(g.value)
@@ -409,7 +412,7 @@ class Guards:
         for x, short, shape, dtype in self._short:
             if x.tobytes() != short or x.shape != shape or x.dtype is not dtype:
                 return False
-        for same in self._others:  # noqa: SIM110 (a generator costs more)
+        for same in self._others:
             if not same():
                 return False
         return True
@@ -471,6 +474,7 @@ class Strong:
         self.x = x
 
     def __call__(self) -> Any:
+        """The object."""
         return self.x
 
 
@@ -492,6 +496,7 @@ def _key(x: Any) -> Any:
 
 
 # Messages
+
 
 def reader_of(codes: Iterable[types.CodeType], name: str) -> str:
     """The line that reads a variable; empty when none names it."""

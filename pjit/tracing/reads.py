@@ -9,7 +9,6 @@ NumPy and pjit are not followed.
 from __future__ import annotations
 
 import dis
-import importlib
 import random
 import sys
 import sysconfig
@@ -59,13 +58,12 @@ def found(function: Callable, objects: Iterable[tuple[str, Any]]) -> Guards:
 
 
 class _Finder:
-    """
-    Attributes:
-        names: Of attributes that the code mentions.
-        tested: Of attributes that the code asks for by ``hasattr`` or ``getattr``.
-        all: Whether code reads attributes without naming them.
-        above: Whether code calls methods of base classes.
-        random: Whether code may use the random generators that all code shares.
+    """Attributes:
+    names: Of attributes that the code mentions.
+    tested: Of attributes that the code asks for by ``hasattr`` or ``getattr``.
+    all: Whether code reads attributes without naming them.
+    above: Whether code calls methods of base classes.
+    random: Whether code may use the random generators that all code shares.
     """
 
     def __init__(self) -> None:
@@ -103,7 +101,14 @@ class _Finder:
         return self.guards
 
     def extent(self) -> tuple:
-        return (len(self.seen), len(self.names), len(self.tested), len(self.values), len(self.objects), self.all)
+        return (
+            len(self.seen),
+            len(self.names),
+            len(self.tested),
+            len(self.values),
+            len(self.objects),
+            self.all,
+        )
 
     def first(self, *key: Any) -> bool:
         if key in self.seen:
@@ -158,9 +163,11 @@ class _Finder:
                     self.value(f"{name}[{k!r}]", item)
             else:
                 self.items(name, list(x))
-        for wrapped in ("__pjit_function__", "__wrapped__", "func"):
-            with suppress(Exception):
-                self.value(name, getattr(x, wrapped, None))
+        if hasattr(type(x), "__pjit_function__"):
+            self.value(name, x.__pjit_function__)
+        own = getattr(x, "__dict__", {})
+        for wrapped in ("__wrapped__", "func"):  # of functools
+            self.value(name, own.get(wrapped))
         if isinstance(x, type):
             self.made.add(id(x))
             if _followed(x):
@@ -202,7 +209,7 @@ class _Finder:
         """Notes the names that code mentions."""
         asks = {"hasattr", "getattr"} & set(code.co_names)
         for i in dis.get_instructions(code):
-            if i.opname in _GLOBALS:
+            if i.opname in _GLOBALS and not i.argval.startswith("@"):  # of pytest
                 self.entry(i.argval, scope, i.argval)
                 self.all |= i.argval in _ALL
                 self.above |= i.argval == "super"
@@ -210,7 +217,7 @@ class _Finder:
                 self.names.add(i.argval)
                 self.all |= i.argval in _ALL
             elif i.opname == "IMPORT_NAME":
-                self.module(i.argval, scope)
+                self.module(i.argval)
             elif i.opname == "IMPORT_FROM":
                 self.names.add(i.argval)
             elif asks and i.opname == "LOAD_CONST" and isinstance(i.argval, str):
@@ -220,15 +227,16 @@ class _Finder:
         if "getattr" in asks and not _literal(code):
             self.all = True
 
-    def module(self, name: str, scope: dict[str, Any]) -> None:
-        """A module that the function imports."""
-        with suppress(ImportError):
-            x: Any = sys.modules.get(name) or importlib.import_module(name)
-            while isinstance(x, types.ModuleType):
-                self.value(x.__name__, x)
-                parent, _, last = x.__name__.rpartition(".")
-                self.names.add(last)
-                x = sys.modules.get(parent)
+    def module(self, name: str) -> None:
+        """A module that the function imports; one that is not imported yet is noted."""
+        x: Any = sys.modules.get(name)
+        if x is None and name:
+            self.guards.missing.append(name)
+        while isinstance(x, types.ModuleType):
+            self.value(x.__name__, x)
+            parent, _, last = x.__name__.rpartition(".")
+            self.names.add(last)
+            x = sys.modules.get(parent)
 
     # What is read
 
@@ -241,9 +249,7 @@ class _Finder:
             self.random |= g.value is random or g.value is np.random
             self.value(name, g.value)
 
-    def watch(
-        self, kind: type[Attribute], name: str, owner: Callable[[], Any], key: str
-    ) -> None:
+    def watch(self, kind: type[Attribute], name: str, owner: Callable[[], Any], key: str) -> None:
         x = owner()
         if self.first(kind, id(x), key):
             g = kind(name, owner, key)

@@ -72,6 +72,9 @@ class Scalar(Tracer):
             self.loop,
         )
 
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(bool(self) if self.weak is bool else self.context.demand(self, self.weak))
+
     def __round__(self, digits: int | None = None) -> Any:
         if self.weak is not float:
             return self

@@ -178,7 +178,7 @@ class Capture:
             return
         group = self._memo.setdefault(id(x.aliases), len(self._memo)) if x.aliases else None
         self.structure.append((type(x), x.signature(), group))
-        for part in getattr(x.view, "parts", ()):
+        for part in getattr(x.window, "parts", ()):
             self.walk(part, (), None)
         if x.base is not None:
             self._tracer(x.base)

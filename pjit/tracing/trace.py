@@ -285,10 +285,7 @@ def refuse_function(name: str, remedy: str | None = None) -> NoReturn:
 
 _STORES = re.compile(r"[\w.]+\s*\[.*\]\s*([-+*/%@&|^]|//|\*\*|<<|>>)?=(?!=)")
 _INDEXES = re.compile(r"[\w.]+\s*\[.*\]")
-_STATIC = (
-    "choose between arrays with np.where(condition, a, b); a setting can be a Python value (bool, "
-    "int, str, ...) instead of an array, or be named in static_argnames"
-)
+_OUTSIDE = "return the value, and do this outside of the compiled function"
 
 
 def refuse_question(asks: str, got: str) -> NoReturn:
@@ -302,14 +299,9 @@ def refuse_question(asks: str, got: str) -> NoReturn:
     text = expression(frame)
     line = where(frame).split(": ", 1)[-1]
     shown = f" in `{text}`" if text else ""
-    remedy = _STATIC
+    remedy = _OUTSIDE
     if asks == "np.asarray()" or (text and line.startswith(text) and _STORES.match(line)):
         remedy = _array_remedy(line)
-    elif asks in ("int()", "operator.index()", "float()", "complex()", ".item()", ".tolist()"):
-        remedy = (
-            "compute with the array itself; sizes, axes and loop counts must be Python numbers: "
-            "take them from x.shape, pass them as Python values, or name them in static_argnames"
-        )
     refuse(
         f"{asks} needs a number{shown}, which does not exist while the function is traced",
         got=got,
