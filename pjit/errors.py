@@ -97,12 +97,8 @@ class CacheWarning(UserWarning):
     """The compile cache cannot be written, so programs are compiled again in each process."""
 
 
-class TraceWarning(UserWarning):
-    """A part of a compiled function runs in Python."""
-
-
 class FallbackWarning(UserWarning):
-    """A part of a model is not compiled: what runs it instead is slower, but right."""
+    """A part of a model or function is not compiled: what runs it is slower, but right."""
 
 
 class SettingError(PjitError):
@@ -125,6 +121,5 @@ __all__ = [
     "Problem",
     "SettingError",
     "TraceError",
-    "TraceWarning",
     "VerifyError",
 ]

@@ -33,6 +33,7 @@ from pjit.tracing.trace import Trace, changed
 from pjit.tracing.tracer import Tracer, value_of
 
 MAX_NODES = 200  # questions that are explored without need
+MAX_UNIQUE = 40  # of those, states that are like no other
 MAX_VISITS = 12  # of one place on one path, that are explored without need
 MAX_DEPTH = 12  # frames in which a question is explored without need
 MAX_RESTARTS = 100
@@ -112,11 +113,12 @@ class Explorer:
         except Stop:
             pass
         except Exception as e:
-            if t.stopped is not None:  # which something caught
-                if isinstance(t.stopped, Restart):
-                    raise t.stopped from None
+            raised = t.stopped or e
+            if isinstance(raised, Restart):
+                raise raised from None
+            if isinstance(raised, Stop):
                 return
-            error = traced_error(e)
+            error = traced_error(raised)
             if t.edge.source is None or t.repeats:
                 raise error from (None if error is not e else e.__cause__)
             line = error.where if isinstance(error, TraceError) else where_of(error)
@@ -160,8 +162,8 @@ class Explorer:
         self._roll(t)
         capture = Capture(t, flag, tag, x)
         t.edge.arguments = [] if capture.unique else capture.arguments()
-        known_node = self.graph.nodes.get(capture.key)
-        if known_node is not None and capture.callers <= known_node.callers:
+        known_node = self.graph.known(capture.key, capture.callers)
+        if known_node is not None:
             t.edge.target = known_node
             raise t.stop(Stop())
         self._widen(t, capture)
@@ -256,8 +258,10 @@ class Explorer:
     def _within(self, t: Trace, capture: Capture) -> bool:
         """Whether a new question is explored without need."""
         visits = sum(1 for c in t.visits if c.point == capture.point)
+        unique = sum(1 for n in self.graph.nodes.values() if n.unique)
         return (
             len(self.graph.nodes) <= MAX_NODES
+            and unique <= MAX_UNIQUE
             and visits <= MAX_VISITS
             and len(capture.point) <= MAX_DEPTH
         )

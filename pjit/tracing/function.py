@@ -17,7 +17,7 @@ import optree
 
 from pjit.array import Array
 from pjit.config import settings
-from pjit.errors import InputError, PjitError, TraceError, TraceWarning
+from pjit.errors import FallbackWarning, InputError, PjitError, TraceError
 from pjit.ir import expr
 from pjit.ir.core import Loc, Module
 from pjit.ir.expr import Dim
@@ -233,7 +233,7 @@ class Variant:
         self.told[where] = why
         warnings.warn(
             f"calls of {self.owner._name} that come to {where} run in Python: {why}",
-            TraceWarning,
+            FallbackWarning,
             stacklevel=4,
         )
 
@@ -558,7 +558,7 @@ class CompiledFunction:
             warnings.warn(
                 f"{self._name} is compiled again for each of many values: {changes[-1]}; pass it "
                 "as an argument that is an array",
-                TraceWarning,
+                FallbackWarning,
                 stacklevel=4,
             )
 

@@ -139,6 +139,7 @@ class Graph:
         self.nodes: dict[Hashable, Node] = {}
         self.returns: dict[Hashable, Return] = {}
         self.numbers: dict[Value, Any] = {}  # of scalars that are constant, else None
+        self.small: dict[Hashable, np.ndarray] = {}  # constants, each once
         self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def keep(self, array: np.ndarray) -> np.ndarray:
@@ -150,6 +151,14 @@ class Graph:
         kept = array if frozen else np.array(array, order="C")
         self.kept[id(array)] = (array, kept)
         return kept
+
+    def known(self, key: Hashable, callers: frozenset[int]) -> Node | None:
+        """The node of a state, of which at least these parameters may be the caller's."""
+        for k in (key, (key, callers)):
+            node = self.nodes.get(k)
+            if node is not None and callers <= node.callers:
+                return node
+        return None
 
     @property
     def open(self) -> bool:

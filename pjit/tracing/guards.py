@@ -363,9 +363,7 @@ class Guards:
                 for found, x in zip(strong, (g.owner(), g.key, g.value), strict=True):
                     found.append(x)
             elif isinstance(g, Attribute) and not isinstance(g.owner(), type):
-                owner, keys, values, absent = owners.setdefault(
-                    id(g.owner()), (g.owner, [], [], [])
-                )
+                _, keys, values, absent = owners.setdefault(id(g.owner()), (g.owner, [], [], []))
                 if type(g) is Attribute:
                     keys.append(g.key)
                     values.append(g.value)
@@ -476,6 +474,7 @@ class Strong:
         self.x = x
 
     def __call__(self) -> Any:
+        """The object."""
         return self.x
 
 

@@ -21,21 +21,32 @@ from pjit.tracing.guards import line_of
 from pjit.tracing.location import internal
 from pjit.tracing.scalar import Range, kind_of, to_number
 from pjit.tracing.trace import Trace, refuse
-from pjit.tracing.tracer import Tracer
+from pjit.tracing.tracer import Tracer, shown
 
 MISSING = object()
 
 
 def _isinstance(t: Trace, x: Any, kinds: Any) -> bool:
-    """Traced arrays are arrays of NumPy here, those of rank 0 its scalars."""
+    kind = _class(x)
+    return isinstance(x, kinds) or (kind is not type(x) and issubclass(kind, kinds))
+
+
+def _class(x: Any) -> type:
+    """The type of what a traced value stands for."""
     if isinstance(x, Range):
-        return isinstance(range(0), kinds)
+        return range
     if not isinstance(x, Tracer):
-        return isinstance(x, kinds)
+        return type(x)
     weak = kind_of(x)
-    if weak is not None:
-        return isinstance(weak(), kinds)
-    return isinstance(np.empty(0, x.dtype) if x.ndim else x.dtype.type(0), kinds)
+    return weak or (np.ndarray if x.shape else x.dtype.type)
+
+
+def _type(t: Trace, *args: Any, **options: Any) -> type:
+    return type(*args, **options) if options or len(args) != 1 else _class(args[0])
+
+
+def _repr(t: Trace, x: Any) -> str:
+    return repr(shown(x)) if isinstance(x, Tracer) else repr(x)
 
 
 def _print(t: Trace, *values: Any, **options: Any) -> None:
@@ -60,6 +71,8 @@ BUILTINS: dict[str, Callable] = {
     "int": to_number(int),
     "float": to_number(float),
     "isinstance": _isinstance,
+    "type": _type,
+    "repr": _repr,
     "len": _len,
     "print": _print,
     "globals": _globals,
@@ -146,7 +159,15 @@ class Rebinder:
         return cell if seen is x else types.CellType(seen)
 
     def check(self) -> None:
-        """Raises TraceError if a global variable was assigned."""
+        """Raises TraceError if a global variable, or an attribute of a function, was assigned."""
+        for f, copy in self._copies.values():
+            if copy.__dict__.keys() != f.__dict__.keys() or any(
+                x is not f.__dict__[name] for name, x in copy.__dict__.items()
+            ):
+                refuse(
+                    f"the function changes an attribute of {f.__name__}, which is not its own",
+                    remedy="return the new value instead",
+                )
         for g in self._globals.values():
             for name, x in dict.items(g):
                 if g.real.get(name, MISSING) is not x:

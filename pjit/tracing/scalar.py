@@ -71,9 +71,6 @@ class Scalar(Tracer):
             self.loop,
         )
 
-    def __repr__(self) -> str:
-        return f"<traced {self.weak.__name__}>"
-
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(bool(self) if self.weak is bool else self.context.demand(self, self.weak))
 

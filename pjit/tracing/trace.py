@@ -99,9 +99,14 @@ class Trace:
         return Frames(self.base)
 
     def stop(self, reason: BaseException) -> BaseException:
-        """Ends the run by an exception, which is returned."""
+        """Ends the run by an exception, which is returned; also if the function catches it."""
         self.stopped = self.stopped or reason
         return self.stopped
+
+    def go_on(self) -> None:
+        """Raises what ended the run, if the function caught it."""
+        if self.stopped is not None:
+            raise self.stopped
 
     def record(self, edge: Edge) -> None:
         """Goes on along an edge that is new."""
@@ -155,10 +160,12 @@ class Trace:
             tag: Tells questions of one instruction of the user apart.
             likely: Whether it nearly always is: the other way is explored when a call needs it.
         """
+        self.go_on()
         return x if isinstance(x, bool) else self.explorer.ask(self, x, tag, likely)
 
     def demand(self, x: Tracer, kind: type) -> Answer:
         """The value of an array of one element, as an int or a float."""
+        self.go_on()
         return self.explorer.demand(self, x, kind)
 
     # Operations
@@ -171,6 +178,7 @@ class Trace:
         """
         from pjit.tracing.sizes import plain
 
+        self.go_on()
         if self._known is not None:
             return self._repeated(cls)
         self.builder.loc = location()
@@ -179,7 +187,7 @@ class Trace:
             return self.builder(cls, *operands, **attrs)
         except ConstraintError as e:
             types = ", ".join(str(v.type) for v in operands)
-            raise TraceError(
+            raise refused(
                 f"`{expression()}` is not possible: {e.what}" if expression() else e.what,
                 where=where(),
                 expected=e.expected,
@@ -204,14 +212,15 @@ class Trace:
         try:
             element = dtype(array.dtype)
         except TypeError as e:
-            raise TraceError(
+            raise refused(
                 f"a value of dtype {array.dtype} cannot be traced", where=where(), got=str(e)
             ) from None
         if array.nbytes <= SMALL:
             key = (element.name, array.shape, array.tobytes())
             if key not in self._small:
                 name = variable(array, user_frame()) if array.ndim else "c"
-                self._small[key] = self._const(np.array(array), name)
+                kept = self.graph.small.setdefault(key, np.array(array))
+                self._small[key] = self._const(kept, name)
             return self._small[key]
         if id(array) not in self._captured:
             kept = self.graph.keep(array)
@@ -249,11 +258,16 @@ def changed() -> TraceError:
 
 def refuse(what: str, *, got: object = None, remedy: str | None = None) -> NoReturn:
     """Raises a TraceError at the user's line."""
-    error = TraceError(what, where=where(), got=got, remedy=remedy)
+    raise refused(what, where=where(), got=got, remedy=remedy)
+
+
+def refused(what: str, **details: Any) -> TraceError:
+    """The error for what is not traced; a run that goes on in spite of it is not valid."""
+    error = TraceError(what, **details)
     running = getattr(RUNNING, "trace", None)
     if running is not None:
         running.refused = running.refused or error
-    raise error
+    return error
 
 
 def refuse_function(name: str, remedy: str | None = None) -> NoReturn:

@@ -9,6 +9,7 @@ which would have to change the caller's array.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -389,12 +390,15 @@ class Tracer:
     __reduce_ex__ = _question("pickling")
 
     def __repr__(self) -> str:
+        if type(sys._getframe(1).f_globals) is not dict and not self.context.closed:
+            return repr(shown(self))  # for the function that is traced
         return f"<traced {describe(self.raw)}>"
 
+    def __str__(self) -> str:
+        return repr(self) if self.context.closed else str(shown(self))
+
     def __format__(self, spec: str) -> str:
-        if spec:
-            refuse_question("formatting", describe(self.value))
-        return repr(self)
+        return repr(self) if self.context.closed else format(shown(self), spec)
 
     def __copy__(self) -> Tracer:
         return self.copy()
@@ -614,6 +618,15 @@ class Tracer:
     def fill(self, value: Any) -> None:
         """Sets every element."""
         self[...] = value
+
+
+def shown(x: Tracer) -> Any:
+    """The number whose text the function asks for."""
+    if x.shape:
+        refuse_question("the text of an array", describe(x.value))
+    kind = x.weak or {"b": bool, "f": float}.get(x.dtype.kind, int)
+    answer = x.context.ask(x) if kind is bool else x.context.demand(x, kind)
+    return answer if x.weak else x.dtype.type(answer)
 
 
 def new(t: Trace, cls: type[Op], **attrs: Any) -> Tracer:

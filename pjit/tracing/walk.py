@@ -23,7 +23,7 @@ class Walk:
 
     def __init__(self, graph: Graph, arguments: Sequence[Value], arrays: Sequence[Any]) -> None:
         self.graph = graph
-        self._runner = Runner(graph.module, {})
+        self._runner = Runner(graph.module)
         for v, a in zip(arguments, arrays, strict=True):
             array = self._runner.values[v] = np.asarray(a)
             solve(v.shape, array.shape, self._runner.sizes)

@@ -384,9 +384,9 @@ class Writer:
             return f"({text}) % 11 - 3"
         if t.kind == "float":
             return f"max(-9.0, min(9.0, {text}))"
-        if t.kind == "array" and t.shape and t.dtype not in ("?", "u1") and self.rng.random() < 0.7:
+        if t.kind == "array" and t.shape and t.dtype[0] not in "?u" and self.rng.random() < 0.7:
             return f"np.clip({text}, -9, 9)"
-        if t.kind == "array" and not t.shape and t.dtype not in ("?", "u1"):
+        if t.kind == "array" and not t.shape and t.dtype[0] not in "?u":
             return f"np.clip({text}, -9, 9)"
         return text
 
@@ -555,8 +555,8 @@ class Writer:
             index = f"np.arange({t.shape[0]}) > {self.atom('N')}"
         value = rng.choice(("N", "S", "I", "S"))
         value = self.atom(value, 1)
-        operator = rng.choice(("=", "=", "+=", "-="))
-        if t.dtype in ("?", "u1"):
+        operator = "=" if ">" in index else rng.choice(("=", "=", "+=", "-="))
+        if t.dtype[0] in "?u":
             operator, value = "=", rng.choice(("1", "0"))
         elif t.dtype.startswith("i"):
             value = rng.choice((self.atom("N"), self.atom("I", 1), f"int({self.atom('T', 1)})"))

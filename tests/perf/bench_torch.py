@@ -160,6 +160,9 @@ def measure(name: str, backends: list[str], rounds: int) -> tuple[dict, dict, fl
     torch.manual_seed(0)
     torch._dynamo.reset()
     model, x = make().eval(), torch.randn(shape)
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d):  # so that values neither vanish nor grow
+            nn.init.kaiming_normal_(m.weight)
     runs, compiles = {}, {}
     for b in backends:
         runs[b], compiles[b] = prepared(model if b == "eager" else make_like(model, make), b, x)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import pjit
-from pjit.backends.base import backend
-from pjit.compiler import build
+from pjit.compiler import build, machine_of
 from pjit.config import settings
 from pjit.errors import FormatError
 from pjit.ir.core import Module
@@ -40,9 +39,9 @@ def plain(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def native(tmp_path: Path) -> Path:
-    machine, module = backend("cpu").machine(threads=2), graph()
-    again = partial(clone, module)
-    binary = build(again(), "cpu", machine, settings(threads=2), again)
+    options, module = settings(threads=2), graph()
+    machine, again = machine_of("cpu", options), partial(clone, module)
+    binary = build(again(), "cpu", machine, options, again)
     artifact.write(tmp_path / "native.pjit", module, binary=binary, machine=machine)
     return tmp_path / "native.pjit"
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pjit.errors import TraceError, TraceWarning
+from pjit.errors import FallbackWarning, TraceError
 from pjit.tracing import function as tracing
 from pjit.tracing.function import CompiledFunction
 from pjit.tracing.guards import Guards
@@ -263,8 +263,8 @@ def attributes() -> dict[str, tuple]:
     return {
         "plain": (lambda x: x * m.rate, setting(m, "rate", 3.0), setting(m, "rate", np.ones(3))),
         "nested": (
-            lambda x: x * c.cfg.lr * c.cfg.deep.lr, setting(cfg, "lr", 2), setting(cfg.deep, "lr", 3),
-            setting(c, "cfg", Config(9.0, Config(1.0))),
+            lambda x: x * c.cfg.lr * c.cfg.deep.lr, setting(cfg, "lr", 2),
+            setting(cfg.deep, "lr", 3), setting(c, "cfg", Config(9.0, Config(1.0))),
         ),
         "slot": (lambda x: x * s.rate, setting(s, "rate", 3.0)),
         "deleted slot": (
@@ -323,7 +323,8 @@ def attributes() -> dict[str, tuple]:
             lambda: ordered.move_to_end("a"),
         ),
         "bound method": (
-            functools.partial(lambda g, x: g(x), m.shift), setting(m, "bias", 4), setting(m, "bias", 5),
+            functools.partial(lambda g, x: g(x), m.shift), setting(m, "bias", 4),
+            setting(m, "bias", 5),
         ),
     }  # fmt: skip
 
@@ -415,7 +416,7 @@ def test_a_value_that_always_changes_is_told(interpreted: Any, agree: Any) -> No
     for n in range(tracing.MAX_VARIANTS):
         m.SCALE = n
         agree(f(X), m.f_number(X))
-    with pytest.warns(TraceWarning, match=r"SCALE .*7 -> 8"):
+    with pytest.warns(FallbackWarning, match=r"SCALE .*7 -> 8"):
         m.SCALE = 8
         f(X)
     m.SCALE = 9
@@ -435,7 +436,7 @@ def test_random_numbers_are_refused(interpreted: Any, agree: Any) -> None:
     ]
     for f in functions:
         state = (rng.bit_generator.state["state"], random.getstate())
-        with pytest.raises(TraceError, match="random|rng"):
+        with pytest.raises(TraceError, match=r"random|rng"):
             interpreted(f)(X)
         assert state == (rng.bit_generator.state["state"], random.getstate())
     seeded = lambda x: x + np.random.default_rng(3).normal(size=3)  # noqa: E731

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from random_programs import Program, difference, program
 
-from pjit.errors import TraceError, TraceWarning
+from pjit.errors import FallbackWarning, TraceError
 from pjit.tracing.function import CompiledFunction
 
 COUNT = int(os.environ.get("PJIT_PROGRAMS", "500"))
@@ -45,7 +45,7 @@ def check(p: Program, jit: Any, counts: Counter) -> str:
             given = copy.deepcopy(arguments)
             actual = run(compiled, given)
         counts["calls"] += 1
-        counts["in Python"] += any(issubclass(w.category, TraceWarning) for w in warned)
+        counts["in Python"] += any(issubclass(w.category, FallbackWarning) for w in warned)
         if isinstance(actual, TraceError):
             counts["refused"] += 1
             counts[f"refused: {str(actual).splitlines()[0]}"] += 1

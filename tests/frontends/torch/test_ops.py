@@ -391,14 +391,13 @@ def test_attention():
     mask = torch.rand(5, 7) > 0.3
     mask[:, 0] = True
     attend = F.scaled_dot_product_attention
-    late = (torch.arange(5) > 1)[:, None]
     table = {
         "plain": lambda q, k, m: attend(q, k, k),
         "causal": lambda q, k, m: attend(k, k, k, is_causal=True),
         "mask": lambda q, k, m: attend(q, k, k, m),
         "bias": lambda q, k, m: attend(q, k, k, m.float(), scale=0.3),
         "grouped": lambda q, k, m: attend(q, k[:, :1], k[:, :1], enable_gqa=True),
-        "empty row": lambda q, k, m: attend(q, k, k, m & late),
+        "empty row": lambda q, k, m: attend(q, k, k, m & (T.arange(5)[:, None] > 1)),
     }  # fmt: skip
     run_all(table, q, k, mask)
 
