@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pjit.errors import TraceError, TraceWarning
+from pjit.errors import FallbackWarning, TraceError
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -425,7 +425,7 @@ def test_what_only_fails_while_it_is_traced_runs_in_python(jit: Any, agree: Any)
 
     jf = jit(typed)
     agree(jf(X), typed(X))
-    with pytest.warns(TraceWarning, match=r"in typed: .*KeyError"):
+    with pytest.warns(FallbackWarning, match=r"in typed: .*KeyError"):
         agree(jf(X * 3), typed(X * 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -442,7 +442,7 @@ def test_a_list_that_grows_for_ever_runs_in_python(interpreted: Any, agree: Any)
 
     jf = interpreted(halves)
     agree(jf(X), halves(X))
-    with pytest.warns(TraceWarning, match="in halves: while x.sum") as found:
+    with pytest.warns(FallbackWarning, match="in halves: while x.sum") as found:
         agree(jf(X * np.float32(1e30)), halves(X * np.float32(1e30)))
     assert len(found) == 1
     assert found[0].filename == __file__
@@ -464,7 +464,7 @@ def test_recursion_without_end(interpreted: Any, agree: Any) -> None:
     assert len(str(info.value).splitlines()) <= 12
     jf = interpreted(dependent)
     agree(jf(X), X)
-    with pytest.warns(TraceWarning, match="in dependent"), pytest.raises(RecursionError):
+    with pytest.warns(FallbackWarning, match="in dependent"), pytest.raises(RecursionError):
         jf(X * 3)
     agree(jf(X), X)
 
