@@ -41,14 +41,14 @@ def interpret(module: Module, *arrays: Any, symbols: Mapping[str, int] | None = 
         raise IRError(
             f"@{function.name} has {len(function.args)} arguments", got=f"{len(arrays)} arrays"
         )
-    runner = Runner(module, symbols)
+    runner = _Graph(module, symbols)
     values = [np.asarray(a) for a in arrays]
     runner.bind_arguments(function, values)
     with np.errstate(all="ignore"):
         return runner.run(function.body, values)
 
 
-class Runner:
+class _Graph:
     """Runs blocks of tensor operations; ``sizes`` holds the symbols known so far."""
 
     def __init__(self, module: Module, symbols: Mapping[str, int] | None = None) -> None:
@@ -194,13 +194,14 @@ class Runner:
 
 
 _STRUCTURAL: dict[str, Callable[..., Sequence[np.ndarray]]] = {
-    "const": Runner.constant,
-    "fused": Runner.fused,
-    "launch": Runner.launch,
-    "if": Runner.if_,
-    "while": Runner.while_,
-    "scan": Runner.scan,
+    "const": _Graph.constant,
+    "fused": _Graph.fused,
+    "launch": _Graph.launch,
+    "if": _Graph.if_,
+    "while": _Graph.while_,
+    "scan": _Graph.scan,
 }
+Runner = _Graph  # runs operations one by one: ``step``
 
 
 def solve(dims: Sequence[Dim], shape: Sequence[int], sizes: dict[str, int]) -> None:

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial, update_wrapper
 from threading import RLock
 from time import perf_counter
@@ -18,11 +19,12 @@ import optree
 from pjit.array import Array
 from pjit.config import settings
 from pjit.errors import FallbackWarning, InputError, PjitError, TraceError
-from pjit.ir import expr
+from pjit.ir import expr, ops
 from pjit.ir.core import Loc, Module
 from pjit.ir.expr import Dim
 from pjit.ir.text import print_module
 from pjit.ir.types import TensorType, type_of
+from pjit.report import Control
 from pjit.runtime.program import Runnable
 from pjit.tracing import handlers  # noqa: F401  (they register themselves)
 from pjit.tracing.explore import Explorer
@@ -230,6 +232,25 @@ class Variant:
             )
             return True
 
+    def control(self, programs: int) -> Control:
+        """What dynamic control flow became."""
+        explorer, leaves = self.explorer, self.now.made.leaves
+        nodes = explorer.graph.nodes.values()
+        raising = [x for x in leaves if isinstance(x, Raised) and x.where not in self.told]
+        unmet = [x.node for x in leaves if isinstance(x, Open) and x.node.where not in self.told]
+        return Control(
+            questions=len(nodes),
+            loops=sum(isinstance(op, ops.While) for op in self.now.made.module.main.walk()),
+            runs=explorer.runs,
+            restarts=explorer.restarts,
+            grown=self.growth,
+            compiled=self.built,
+            programs=programs,
+            python=tuple(self.told.items()),
+            raising=tuple((x.where, _first_line(x.error)) for x in raising),
+            open=tuple((n.where, n.unique or "few calls come so far") for n in unmet),
+        )
+
     def tell(self, where: str, why: str) -> None:
         """Says, once for a line, that calls which come there run in Python."""
         if where in self.told:
@@ -288,6 +309,11 @@ def _intact(t: Trace, guards: Guards) -> None:
         t.rebinder.check()
     finally:
         guards.undo()
+
+
+def _first_line(e: BaseException) -> str:
+    text = str(e).partition("\n")[0]
+    return text if isinstance(e, PjitError) else f"{type(e).__name__}: {text}"
 
 
 def _held(x: Any, key: tuple) -> Callable[[], Any]:
@@ -611,11 +637,11 @@ class CompiledFunction:
         entry = self._shown("report")
         if entry.program is None:
             raise PjitError(f"{self._name} has no report: its result does not depend on an array")
-        if not (args or kwargs):
-            return entry.program.report()
         leaves, spec = flatten((args, kwargs))
         self._key(spec, leaves)  # makes foreign arrays NumPy's
-        return entry.program.report(*(leaves[i] for i in entry.inputs))
+        inputs = [leaves[i] for i in entry.inputs] if args or kwargs else []
+        programs = {id(v) for f in self._families.values() for v in f.variants}
+        return replace(entry.program.report(*inputs), control=entry.control(len(programs)))
 
 
 TRANSPARENT.add(CompiledFunction.__call__.__code__)

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import re
 import threading
 import weakref
 from collections import namedtuple
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from pjit.array import Array
-from pjit.errors import InputError, PjitError, SettingError
+from pjit.errors import FallbackWarning, InputError, PjitError, SettingError
 from pjit.tracing import function as tracing
 from pjit.tracing.function import CompiledFunction, compile
 
@@ -305,3 +306,81 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
         compile(threads=0)(lambda x: x + 1)(X)
     with pytest.raises(PjitError, match="nowhere"):
         compile(target="nowhere")(lambda x: x + 1)(X)
+
+
+def test_the_report_says_what_control_flow_became() -> None:
+    def f(x: Any) -> Any:
+        while x.sum() > 100:
+            x = x / 2
+        if x[0, 0] > 5:
+            raise ValueError("large")
+        if x[0, 0] > 4:
+            return np.linalg.inv(x[:, :2])
+        return x * [1.0, 2.0, 3.0][int(x[0, 0])]
+
+    jf = compile(f)
+    for x in (X, X + 1, X * 1000):
+        jf(x)
+    control = jf.report().control
+    assert control is not None
+    assert (control.questions, control.loops, control.programs) == (4, 1, 1)
+    assert (control.grown, control.compiled, control.python) == (2, 2, ())
+    assert control.runs >= 5
+    (_, large), (_, inverse) = sorted(control.raising)
+    assert (large, inverse.partition(":")[0]) == (
+        "ValueError: large",
+        "np.linalg.inv is not traced",
+    )
+    (at, why), *_ = control.open
+    assert ("in f: return x * [1.0" in at, why) == (True, "its value is asked for")
+    text = str(jf.report())
+    assert "control flow: 4 questions, 1 native loops" in text
+    assert "compiled 2 times, 2 answers added by calls; 1 programs" in text
+    assert re.search(r"raises: .*test_compile.py:\d+, in f: raise Val.*: ValueError: large", text)
+    assert jf.report().to_dict()["control"]["loops"] == 1
+
+
+def test_the_report_names_what_runs_in_python() -> None:
+    def f(x: Any) -> Any:
+        seen = []
+        while x.sum() > 1:
+            x = x / 2
+            seen.append(x.sum())
+        return seen
+
+    jf = compile(f)
+    with pytest.warns(FallbackWarning):
+        jf(X * np.float32(1e30))
+    ((where, why),) = jf.report().control.python
+    assert "in f: while x.sum() > 1" in where
+    assert "a list that grows" in why
+    assert f"in Python: {where}" in str(jf.report())
+
+
+def test_recompilations_name_the_guard(interpreted: Any, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv("PJIT_LOG", "recompiles")
+    model, table = Model(2.0), [1, 2]
+    model.rate = 2  # type: ignore[attr-defined]
+
+    def f(x: Any) -> Any:
+        return x * model.rate + table[1] * len(x) * [1, 2, 3][int(x[0, 0])]  # type: ignore
+
+    jf = interpreted(f)
+    line = f.__code__.co_firstlineno + 1
+    for change, wanted in (
+        (lambda: None, ""),
+        (lambda: setattr(model, "rate", 3), "model.rate 2 -> 3"),
+        (lambda: table.append(5), "table [1, 2] -> [1, 2, 5]"),
+        (lambda: setattr(model, "rate", 2), "model.rate 3 -> 2"),
+    ):
+        change()
+        jf(X)
+        text = capsys.readouterr().err
+        assert (text == "") == (not wanted)
+        if wanted:
+            assert re.search(r"\(\d programs, \d+ ms\)", text)
+            assert wanted in text
+            assert f"read at {__file__}:{line}, in f: return x * model.rate" in text
+    jf(X + 1)
+    text = capsys.readouterr().err
+    assert re.search(rf"ms\): a new answer at {re.escape(__file__)}:{line}, in f", text)

@@ -263,9 +263,8 @@ def attributes() -> dict[str, tuple]:
     return {
         "plain": (lambda x: x * m.rate, setting(m, "rate", 3.0), setting(m, "rate", np.ones(3))),
         "nested": (
-            lambda x: x * c.cfg.lr * c.cfg.deep.lr, setting(cfg, "lr", 2), setting(cfg.deep, "lr",
-            3),
-            setting(c, "cfg", Config(9.0, Config(1.0))),
+            lambda x: x * c.cfg.lr * c.cfg.deep.lr, setting(cfg, "lr", 2),
+            setting(cfg.deep, "lr", 3), setting(c, "cfg", Config(9.0, Config(1.0))),
         ),
         "slot": (lambda x: x * s.rate, setting(s, "rate", 3.0)),
         "deleted slot": (
@@ -324,8 +323,8 @@ def attributes() -> dict[str, tuple]:
             lambda: ordered.move_to_end("a"),
         ),
         "bound method": (
-            functools.partial(lambda g, x: g(x), m.shift), setting(m, "bias", 4), setting(m,
-            "bias", 5),
+            functools.partial(lambda g, x: g(x), m.shift), setting(m, "bias", 4),
+            setting(m, "bias", 5),
         ),
     }  # fmt: skip
 
