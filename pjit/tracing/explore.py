@@ -26,7 +26,7 @@ from pjit.tracing.indexing import reshaped
 from pjit.tracing.location import user_traceback, where
 from pjit.tracing.policy import UNROLLED_ASKING, Policy, Restart
 from pjit.tracing.pytrees import flatten, orders
-from pjit.tracing.scalar import Scalar
+from pjit.tracing.scalar import Scalar, without_keys
 from pjit.tracing.signature import static_key
 from pjit.tracing.state import Capture
 from pjit.tracing.trace import Trace, changed
@@ -126,6 +126,7 @@ class Explorer:
             t.closed = True
 
     def _return(self, t: Trace, result: Any) -> None:
+        result = without_keys(result)
         leaves, spec = flatten(result)
         asks = t.edge.source is not None
         computed = [

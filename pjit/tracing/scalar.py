@@ -39,12 +39,13 @@ class Scalar(Tracer):
         origins: The promotions and ranges that made it traced, by their points.
         low: A number that it is not below; None: unknown.
         high: A number that it is not above; None: unknown.
+        answer: Its value, once it was hashed.
         below: Sizes that it is below.
         loop: The point of the loop whose index it is; None: it is no index.
     """
 
     weak: type
-    __slots__ = ("below", "high", "loop", "low", "origins", "weak")
+    __slots__ = ("answer", "below", "high", "loop", "low", "origins", "weak")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Scalar(Tracer):
     ) -> None:
         super().__init__(trace, value)
         self.weak, self.origins, self.low, self.high = weak, origins, low, high
+        self.answer: Number | None = None
         self.below: frozenset[Dim] = frozenset()
         self.loop: tuple | None = None
 
@@ -73,7 +75,10 @@ class Scalar(Tracer):
         )
 
     def __hash__(self) -> int:  # type: ignore[override]
-        return hash(bool(self) if self.weak is bool else self.context.demand(self, self.weak))
+        if self.answer is None:
+            asks = bool if self.weak is bool else self.context.demand
+            self.answer = asks(self) if asks is bool else asks(self, self.weak)
+        return hash(self.answer)
 
     def __round__(self, digits: int | None = None) -> Any:
         if self.weak is not float:
@@ -115,6 +120,22 @@ class Scalar(Tracer):
 
     def __rdivmod__(self, other: Any) -> tuple[Any, Any]:
         return other // self, other % self
+
+
+def without_keys(x: Any) -> Any:
+    """A result in which keys of dicts and elements of sets are numbers, not traced ones."""
+    kind = type(x)
+    if kind is dict:
+        return {_key(k): without_keys(v) for k, v in x.items()}
+    if kind in (set, frozenset):
+        return kind(map(_key, x)) if any(isinstance(k, Scalar) for k in x) else x
+    if kind in (list, tuple):
+        return kind(map(without_keys, x))
+    return x
+
+
+def _key(k: Any) -> Any:
+    return k.answer if isinstance(k, Scalar) else without_keys(k)
 
 
 def number(t: Trace, x: Tracer, kind: type, origins: frozenset[Hashable] = frozenset()) -> Scalar:

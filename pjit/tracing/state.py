@@ -22,7 +22,7 @@ import numpy as np
 from pjit.array import Array
 from pjit.ir.core import Value
 from pjit.tracing.frames import set_local
-from pjit.tracing.scalar import promoted
+from pjit.tracing.scalar import Scalar, promoted
 from pjit.tracing.sizes import Size
 from pjit.tracing.tracer import Tracer
 
@@ -306,6 +306,8 @@ class _Plain:
 
 
 def _hashed(k: Any) -> Any:
+    if isinstance(k, Scalar):
+        return ("traced", k.weak, repr(k.answer))
     if isinstance(k, tuple | frozenset):
         return tuple((type(i), _hashed(i)) for i in k)
     return (type(k), repr(k)) if isinstance(k, float | complex) else k

@@ -217,7 +217,7 @@ FLOATS = (
 )  # fmt: skip
 BOOLS = (
     "bool({S} > {N})", "{I} > {N}", "not {C}", "{F} < {F}", "{I} == {I}", "True", "False",
-    "isinstance({I}, int)", "{I} in ({I}, {N})", "bool({I})", "({C} is {B})",
+    "isinstance({I}, int)", "{I} in ({I}, {N})", "bool({I})", "(bool({C}) is bool({I}))",
     "any(v > {N} for v in {A1})",
     "all(v < {N} for v in {A1})", "{B} & {B}", "{B} | {B}", "{I} < {N} < {I}", "{N} in LIMITS",
 )  # fmt: skip

@@ -693,6 +693,21 @@ def partial_obj(x):
     return f(2) + y
 
 
+def loop_with_two_entries(x):
+    """The first round of the outer loop, with other numbers, enters the inner one at its test."""
+    k, rate = 0, 2.0
+    y = x + 1
+    while k < 9 and (1 if y.sum() > 3 else 0) > 0:
+        if x.max() != x[0, 0]:
+            j = 0
+            while j < 3 and (x > 0).any():
+                j += 1
+                y -= y
+                rate = rate + (1 if y.max() > 0 else 0) * 0.5
+        k += 1
+    return y, k, rate
+
+
 CASES: list[Callable] = [
     hidden_local,
     hidden_nonlocal,
@@ -767,6 +782,7 @@ CASES: list[Callable] = [
     partial_obj,
     exc_loop,
     is_none,
+    loop_with_two_entries,
 ]
 
 
