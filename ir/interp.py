@@ -57,6 +57,7 @@ class _Graph:
         self.introduced: dict[str, Op] = {}  # symbols that a result's shape defined
 
     def bind_arguments(self, function: Function, arrays: Sequence[np.ndarray]) -> None:
+        """Solves the sizes of the arguments, and checks them against the types."""
         for v, a in zip(function.args, arrays, strict=True):
             where = f"argument {v.index}{f' (%{v.name})' if v.name else ''} of @{function.name}"
             if a.ndim != v.tensor.rank or dtype(a.dtype) != v.dtype:
@@ -91,6 +92,7 @@ class _Graph:
             self.values[v] = self.checked(op, v, np.asarray(a))
 
     def evaluate(self, op: Op) -> Sequence[np.ndarray]:
+        """The results of an operation."""
         operands = [self.values[v] for v in op.operands]
         if op.op_name in _STRUCTURAL:
             return _STRUCTURAL[op.op_name](self, op, operands)
@@ -133,6 +135,7 @@ class _Graph:
         return a
 
     def wrong(self, op: Op, wanted: TensorType, a: np.ndarray) -> None:
+        """Raises an IRError: a result has another type than it should."""
         raise IRError(
             f"{op.op_name} computed another type than its result has",
             where=str(op.loc),
@@ -141,15 +144,18 @@ class _Graph:
         )
 
     def constant(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """The array of a constant."""
         array = self.module.constants.get(op.attrs["value"])
         if array is None:
             raise IRError(f"the module has no constant @{op.attrs['value']}", where=str(op.loc))
         return (array,)
 
     def fused(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs a group."""
         return self.run(op.regions[0], operands)
 
     def launch(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs a kernel."""
         kernel = self.module.functions[op.attrs["kernel"]]
         types = [v.tensor.substitute(self.sizes) for v in op.results]
         outputs = tuple(np.empty(t.static_shape, t.dtype.numpy) for t in types)
@@ -159,9 +165,11 @@ class _Graph:
         return outputs
 
     def if_(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs one of the two regions."""
         return self.run(op.regions[0 if operands[0].item() else 1], ())
 
     def while_(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs a loop."""
         cond, body = op.regions
         carried = tuple(operands)
         while self.run(cond, carried)[0].item():
@@ -169,6 +177,7 @@ class _Graph:
         return carried
 
     def scan(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs a region for each slice."""
         n = op.attrs["n_carry"]
         carried, xs = tuple(operands[:n]), operands[n:]
         stacks: list[list[np.ndarray]] = [[] for _ in op.results[n:]]

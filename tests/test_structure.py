@@ -106,6 +106,13 @@ def test_tutorial_example():
     assert "fmul <8 x float>" in out
 
 
+def test_dynamic_example():
+    out = run(str(ROOT / "examples" / "dynamic.py"))
+    plain, compiled, loops = out.splitlines()
+    assert plain.rpartition(",")[0] == compiled.rpartition(",")[0]
+    assert int(loops.rpartition(" ")[2]) > 0
+
+
 def test_mlp_example():
     out = run(str(ROOT / "examples" / "mlp.py"))
     assert "graph @main" in out

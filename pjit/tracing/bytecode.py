@@ -169,8 +169,13 @@ class _Code:
             item = ("built", *stack[len(rest) :])
         return rest, rest + (item,) * pushes
 
-    def place(self, lasti: int) -> Place:
+    def at(self, lasti: int) -> int:
+        """The instruction at an offset; Python 3.11 makes some calls before ``CALL``."""
         k = max(0, bisect_right(self.offsets, lasti) - 1)
+        return k + (self.ins[k].opname == "PRECALL")
+
+    def place(self, lasti: int) -> Place:
+        k = self.at(lasti)
         stack = self.stack[k] or (("call",),)
         i = self.ins[k]
         rest, _ = self.step(k, stack, False)
@@ -306,7 +311,7 @@ def rebinds(code: CodeType, name: str) -> bool:
 def opname(code: CodeType, lasti: int) -> str:
     """The name of an instruction."""
     facts = _facts(code)
-    return facts.ins[max(0, bisect_right(facts.offsets, lasti) - 1)].opname
+    return facts.ins[facts.at(lasti)].opname
 
 
 def calls_global(code: CodeType, lasti: int) -> bool:

@@ -25,7 +25,7 @@ from pjit.tracing.graph import Answer, Edge, Graph, Node, Open, Raised, Return
 from pjit.tracing.indexing import reshaped
 from pjit.tracing.location import user_traceback, where
 from pjit.tracing.policy import UNROLLED_ASKING, Policy, Restart
-from pjit.tracing.pytrees import flatten
+from pjit.tracing.pytrees import flatten, orders
 from pjit.tracing.scalar import Scalar
 from pjit.tracing.signature import static_key
 from pjit.tracing.state import Capture
@@ -113,12 +113,11 @@ class Explorer:
         except Stop:
             pass
         except Exception as e:
-            raised = t.stopped or e
-            if isinstance(raised, Restart):
-                raise raised from None
-            if isinstance(raised, Stop):
+            if isinstance(t.stopped, Stop):
                 return
-            error = traced_error(raised)
+            if t.stopped is not None and not isinstance(t.stopped, Exception):
+                raise t.stopped from None  # which the function caught
+            error = traced_error(t.stopped or e)
             if t.edge.source is None or t.repeats:
                 raise error from (None if error is not e else e.__cause__)
             line = error.where if isinstance(error, TraceError) else where_of(error)
@@ -141,6 +140,7 @@ class Explorer:
             kept[i] = None
         key = (
             spec,
+            orders(result),
             tuple(_static(x) for x in kept),
             tuple((i, str(v.type), numbers[i]) for i, v in zip(computed, values, strict=True)),
         )

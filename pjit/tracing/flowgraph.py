@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import networkx as nx
 
@@ -10,10 +11,6 @@ from pjit.ir.core import Value
 from pjit.tracing.graph import Edge, Graph, Leaf, Node, Open, Return
 
 Target = Node | Leaf
-
-
-class Irreducible(Exception):
-    """A loop has two entries."""
 
 
 class FlowGraph:
@@ -30,23 +27,24 @@ class FlowGraph:
         order: The reverse postorder of the nodes and leaves.
         dominator: The immediate dominators; that of a first node is the root edge.
         bodies: By the head of a loop, the nodes in it.
-
-    Raises:
-        Irreducible: A loop has two entries.
+        root: Where the graph begins; every loop in it has one entry.
     """
 
     def __init__(self, graph: Graph, arguments: Sequence[Value]) -> None:
         self.graph, self.arguments = graph, arguments
         self.needed, self.same = _simplified(graph)
         self.live = self._liveness()
+        self.root = reducible(graph.root)
+        for n in nodes_from(self.root):
+            self.live.setdefault(n, self.live[graph.nodes[n.key]])
         self.open_leaves: dict[Node, Open] = {}
         self._shape()
 
     def _shape(self) -> None:
         g = nx.DiGraph()
-        start = self.graph.root
+        start = self.root
         g.add_node(start)
-        edges = [self.graph.root]
+        edges = [start]
         seen: set[Target] = set()
         self.incoming: dict[Target, int] = {}
         while edges:
@@ -66,8 +64,7 @@ class FlowGraph:
         self.back = [(a, b) for a, b in g.edges if self.order[b] <= self.order[a]]
         self.bodies: dict[Node, set] = {}
         for a, b in self.back:
-            if not self._dominates(b, a):
-                raise Irreducible
+            assert self._dominates(b, a)
             body = self.bodies.setdefault(b, {b})
             todo = [a]
             while todo:
@@ -92,7 +89,7 @@ class FlowGraph:
 
     def open_leaf(self, node: Node) -> Open:
         """Where a question about a value leads for other answers."""
-        return self.open_leaves.setdefault(node, Open(node))
+        return self.open_leaves.setdefault(node, Open(self.graph.nodes[node.key]))
 
     def _liveness(self) -> dict[Node, list[Value]]:
         """The values from before a node that it and what follows use, beside its parameters."""
@@ -130,6 +127,61 @@ class FlowGraph:
             for r in op.results:
                 found.pop(r, None)
         return found
+
+
+def nodes_from(root: Edge) -> list[Node]:
+    """The nodes that an edge leads to."""
+    found: dict[Node, None] = {}
+    todo = [root]
+    while todo:
+        n = todo.pop().target
+        if isinstance(n, Node) and n not in found:
+            found[n] = None
+            todo += n.edges.values()
+    return list(found)
+
+
+def reducible(root: Edge, own: bool = False) -> Edge:
+    """A graph in which every loop has one entry: the others lead to copies of what is behind them.
+
+    Args:
+        root: Where the graph begins.
+        own: Whether the graph may be changed.
+    """
+    todo: list[set[Target]] = [set(nodes_from(root))]
+    while todo:
+        inside = todo.pop()
+        g = nx.DiGraph((n, e.target) for n in inside for e in n.edges.values())  # type: ignore
+        for loop in list(nx.strongly_connected_components(g.subgraph(inside))):
+            edges = [root, *(e for n in nodes_from(root) for e in n.edges.values())]
+            entering = [e for e in edges if e.target in loop and e.source not in loop]
+            heads = [e.target for e in entering]
+            if len(loop) == 1 or not heads:  # no loop, or only copies of it are left
+                continue
+            head = max(heads, key=heads.count)
+            if any(h is not head for h in heads):
+                if not own:
+                    made = _copies(nodes_from(root))
+                    first = Edge(None, None, root.block, root.target, root.arguments)
+                    first.target = made.get(root.target, root.target)
+                    return reducible(first, True)
+                made = _copies(loop - {head})
+                for e in entering:
+                    e.target = made.get(e.target, e.target)
+                todo.append(set(made.values()))
+            todo.append(loop - {head})
+    return root
+
+
+def _copies(nodes: Iterable[Node]) -> dict[Target | None, Node]:
+    """Copies of nodes, with the edges among them."""
+    made: dict[Target | None, Node] = {n: replace(n, edges={}) for n in nodes}
+    for n in nodes:
+        copy = made[n]
+        for answer, e in n.edges.items():
+            target = made.get(e.target, e.target)
+            copy.edges[answer] = Edge(copy, answer, e.block, target, e.arguments)
+    return made
 
 
 def _simplified(graph: Graph) -> tuple[set, dict[Value, Value]]:

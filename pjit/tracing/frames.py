@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 
 _GENERATORS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _TESTS = ("POP_JUMP", "JUMP_IF", "TO_BOOL", "UNARY_NOT")
-_CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
+_CODE: tuple = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.ModuleType,
+    type,
+)
 _CODE += (types.MethodWrapperType,)
+_OPERATORS = ("BINARY_", "UNARY_", "LOAD_ATTR", "LOAD_METHOD", "STORE_", "POP_JUMP", "TO_BOOL")
 TRANSPARENT: set[CodeType] = set()  # code of ours that calls a user's function once
 
 
@@ -61,6 +68,12 @@ class Frames:
         """Where the function is: equal for all visits of a place along the same calls."""
         return tuple((f.f_code, p.name) for f, p in self)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what is asked about stays on the stack: the value of ``and`` and ``or``."""
+        frame = self.frames[-1]
+        return opname(frame.f_code, frame.f_lasti).startswith("JUMP_IF")
+
     def unique(self, iterators: Sequence[RangeIterator], once: bool) -> str:
         """Why two visits may differ in what no variable shows; empty when they cannot.
 
@@ -74,7 +87,7 @@ class Frames:
             if frame.f_code.co_flags & _GENERATORS:
                 return "a generator is running"
             loops = sum(1 for item in at.hidden if item[0] == "iter")
-            if loops != sum(1 for i in iterators if i.frame is frame):
+            if loops != sum(1 for i in iterators if i.frame is frame and i.direct):
                 return "a for loop runs over something other than a range"
             if not all(item[0] == "iter" or self._follows(frame, item) for item in at.hidden):
                 return "an expression is half evaluated"
@@ -129,7 +142,7 @@ def _once(frame: FrameType, at: Place, inner: FrameType | None) -> bool:
             return True
         return at.calls and called(frame, at.callee) is bool
     if not at.calls:
-        return not at.iterates
+        return name.startswith(_OPERATORS)
     return inner.f_code is _code(called(frame, at.callee))
 
 

@@ -104,8 +104,12 @@ class Built:
         self.one = only if isinstance(only, Return) else None
         needless = self.one is not None and not self.one.computed
         self.program: Any = None if needless else owner._compile(made.module)
-        simple = self.one is not None and not any(self.one.numbers)
-        self.one_array = simple and self.one.spec.is_leaf() and len(self.one.computed) == 1
+        self.one_array = (
+            self.one is not None
+            and not any(self.one.numbers)
+            and self.one.spec.is_leaf()
+            and len(self.one.computed) == 1
+        )
 
 
 class Variant:

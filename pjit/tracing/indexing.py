@@ -181,7 +181,7 @@ def getitem(x: Tracer, index: Any) -> Tracer:
         integers_only = _all_integers(index)
         if not part.shape and integers_only:
             return Tracer(t, part.read(t, x.value))
-        picked = isinstance(x.view, Picked) and part.is_all()
+        picked = isinstance(x.window, Picked) and part.is_all()
         return x if picked else x.derive(part)
     return _gather(x, entries)
 
@@ -231,7 +231,7 @@ def update(x: Tracer, index: Any, new: Any, reduction: str) -> None:
     x.assign(reshaped(t, flat, x.shape))
 
 
-def _fitted(t: Trace, value: Value, shape: tuple[int, ...]) -> Value:
+def _fitted(t: Trace, value: Value, shape: tuple[Dim, ...]) -> Value:
     """Broadcasts a value that is assigned; superfluous leading dimensions of size 1 are dropped."""
     own = list(value.shape)
     while len(own) > len(shape) and own[0] == 1:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pjit.tracing.reductions import finish
+from pjit.tracing.scalar import number
 from pjit.tracing.sizes import broadcast, product
 from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of, tracers, weak, xp
 
@@ -97,7 +98,12 @@ def isclose(
 @implements(np.allclose)
 def allclose(a: Any, b: Any, *args: Any, **kwargs: Any) -> Tracer:
     """np.allclose, as a traced bool."""
-    return xp.all(isclose(a, b, *args, **kwargs))
+    return _bool(xp.all(isclose(a, b, *args, **kwargs)))
+
+
+def _bool(x: Tracer) -> Tracer:
+    """What is a bool of Python in NumPy."""
+    return number(x.context, x, bool)
 
 
 @implements(np.array_equal)
@@ -108,7 +114,7 @@ def array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> Any:
     equal = xp.equal(a1, a2)
     if equal_nan:
         equal = equal | ((a1 != a1) & (a2 != a2))
-    return xp.all(equal)
+    return _bool(xp.all(equal))
 
 
 @implements(np.isposinf)
@@ -167,7 +173,7 @@ def array_equiv(a1: Any, a2: Any) -> Any:
         broadcast(xp.shape(a1), xp.shape(a2))
     except ValueError:
         return False
-    return xp.all(xp.equal(a1, a2))
+    return _bool(xp.all(xp.equal(a1, a2)))
 
 
 if hasattr(np, "astype"):

@@ -38,6 +38,18 @@ def _register(cls: type) -> None:
     optree.register_pytree_node(cls, split, join, namespace=NAMESPACE)
 
 
+def orders(tree: Any) -> tuple:
+    """The orders of the keys of the dicts in a tree, which its structure does not tell."""
+    if isinstance(tree, dict):
+        return (tuple(tree), *(orders(x) for x in tree.values()))
+    if isinstance(tree, list | tuple):
+        return tuple(orders(x) for x in tree)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        names = (f.name for f in dataclasses.fields(tree))
+        return tuple(orders(getattr(tree, n, None)) for n in names)
+    return ()
+
+
 def unflatten(spec: optree.PyTreeSpec, leaves: Any) -> Any:
     """The tree of a structure and its leaves."""
     return optree.tree_unflatten(spec, leaves)

@@ -18,6 +18,7 @@ from pjit.ir import ops
 from pjit.ir.core import Value
 from pjit.ir.expr import Dim
 from pjit.ir.types import DType, bool_, f64, i64
+from pjit.tracing.bytecode import opname
 from pjit.tracing.elementwise import UFUNCS, cast
 from pjit.tracing.policy import UNROLLED, Restart
 from pjit.tracing.trace import Trace
@@ -169,8 +170,10 @@ def _binary(ufunc: np.ufunc, reflected: bool) -> Any:
     def operator(self: Scalar, other: Any) -> Any:
         a, b = (other, self) if reflected else (self, other)
         kinds = (kind_of(a), kind_of(b))
+        if isinstance(other, list | tuple):
+            return other * (+self).__index__() if ufunc is np.multiply else _unlike(ufunc, other)
         if None in kinds:
-            if not isinstance(other, Tracer | np.ndarray | np.generic | list | tuple):
+            if not isinstance(other, Tracer | np.ndarray | np.generic):
                 return _unlike(ufunc, other)
             return ufunc(a, b)
         kind = float if float in kinds or ufunc is np.divide else int
@@ -186,7 +189,7 @@ def _binary(ufunc: np.ufunc, reflected: bool) -> Any:
 
 
 def _unlike(ufunc: np.ufunc, other: Any) -> Any:
-    if other is None or isinstance(other, str | bytes):
+    if other is None or isinstance(other, str | bytes | list | tuple):
         if ufunc is np.equal:
             return False
         if ufunc is np.not_equal:
@@ -274,7 +277,8 @@ class Range:
         return range(*(x.__index__() for x in (self.start, self.stop, self.step)))
 
     def __iter__(self) -> Iterator:
-        return RangeIterator(self)
+        frame = sys._getframe(1)
+        return RangeIterator(self, opname(frame.f_code, frame.f_lasti) == "GET_ITER")
 
     def __len__(self) -> int:
         return len(self._concrete())
@@ -308,10 +312,11 @@ class RangeIterator:
         rolled: Whether the index is traced.
         known: The range, when its bounds are known.
         count: The number of iterations; a large number when it is not known.
+        direct: Whether a ``for`` loop is over it itself, not over ``zip`` or ``enumerate`` of it.
     """
 
-    def __init__(self, source: Range) -> None:
-        self.trace, self.source = source.trace, source
+    def __init__(self, source: Range, direct: bool) -> None:
+        self.trace, self.source, self.direct = source.trace, source, direct
         self.known = source.known
         self.count = len(self.known) if self.known is not None else sys.maxsize
         self.frame: FrameType | None = None

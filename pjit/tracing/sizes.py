@@ -38,7 +38,7 @@ class Size(Scalar):
         self.context, self.dim = trace, dim
         self.argument = str(dim)
         self.version = self.seen = 0
-        self.base = self.view = None
+        self.base = self.window = None
         self.aliases = []
         self.weak, self.origins = int, frozenset()
         self.low, self.high = expr.lower_bound(dim), None

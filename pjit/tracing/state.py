@@ -71,6 +71,8 @@ class Capture:
         self.promoted = trace.policy.promoted.get(self.point, frozenset())
         self.unique = frames.unique(trace.iterators, bool(tag))
         self._tracer(asked)
+        if frames.keeps:
+            self.walk(question, ("question",), None)
         dead: list[Any] = []
         for depth, (frame, at) in enumerate(frames):
             found = frame.f_locals
@@ -176,7 +178,7 @@ class Capture:
             return
         group = self._memo.setdefault(id(x.aliases), len(self._memo)) if x.aliases else None
         self.structure.append((type(x), x.signature(), group))
-        for part in getattr(x.view, "parts", ()):
+        for part in getattr(x.window, "parts", ()):
             self.walk(part, (), None)
         if x.base is not None:
             self._tracer(x.base)
@@ -243,7 +245,7 @@ class Capture:
         for i, base in enumerate(x.__bases__):
             self.walk(base, (*path, i), None)
         for name, value in x.__dict__.items():
-            if not isinstance(value, types.GetSetDescriptorType):
+            if not isinstance(value, types.GetSetDescriptorType | types.MemberDescriptorType):
                 self.structure.append(name)
                 self.walk(value, (*path, name), None)
 

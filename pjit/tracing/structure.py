@@ -93,9 +93,6 @@ def structured(graph: Graph, arguments: Sequence[Value], home: Loc) -> Structure
         graph: What was traced.
         arguments: The arguments of the function.
         home: The location of the function.
-
-    Raises:
-        Irreducible: A loop has two entries.
     """
     return _Structurer(graph, arguments, home).run()
 
@@ -116,7 +113,7 @@ class _Structurer:
         env = dict(zip(self.arguments, block.args, strict=True))
         self.module.add(Function("main", block, "graph"))
         b = Builder(block, self.home, self.module)
-        flow = self.settle(b, self.along(b, self.graph.root, env), {self.graph.root}, env)
+        flow = self.settle(b, self.along(b, self.flow.root, env), {self.flow.root}, env)
         b.loc = self.home
         self.leaves = sorted(
             (x for x in flow.values if isinstance(x, Leaf)), key=lambda x: self.number(x)
@@ -245,6 +242,8 @@ class _Structurer:
             places[t] = self.place(slots, [f.values.get(t) for f in flows], blocks)
         coded = len(targets) > 1
         if not coded and not slots:
+            for op in [op for side in blocks for op in reversed(list(side.ops))]:
+                op.erase()
             return Flow({t: [p for p in at if isinstance(p, Value)] for t, at in places.items()})
         types = [s.type for s in slots]
         for k, (flow, inner) in enumerate(zip(flows, builders, strict=True)):

@@ -230,7 +230,7 @@ class Tracer:
         "raw",
         "seen",
         "version",
-        "view",
+        "window",
     )
     __hash__ = None  # type: ignore[assignment]
     __array_priority__ = 1000
@@ -240,7 +240,7 @@ class Tracer:
         self.context, self.raw, self.argument = trace, value, argument
         self.version = self.seen = 0
         self.base: Tracer | None = None
-        self.view: View | None = None
+        self.window: View | None = None
         self.aliases: list[ref[Tracer]] = []  # roots that may share memory, one list for all
         trace.born(self)
 
@@ -252,8 +252,8 @@ class Tracer:
         if self.context.closed:
             _refuse_dead(self)
         if self.base is not None and self.seen != self.root.version:
-            assert self.view is not None
-            self.raw = self.view.read(self.context, self.base.value)
+            assert self.window is not None
+            self.raw = self.window.read(self.context, self.base.value)
             self.seen = self.root.version
         return self.raw
 
@@ -273,7 +273,7 @@ class Tracer:
     def derive(self, view: View) -> Tracer:
         """A view of this array."""
         out = Tracer(self.context, view.read(self.context, self.value))
-        out.base, out.view, out.seen = self, view, self.root.version
+        out.base, out.window, out.seen = self, view, self.root.version
         return out
 
     def rebind(self, value: Value) -> None:
@@ -282,7 +282,7 @@ class Tracer:
 
     def signature(self) -> Any:
         """What two arrays have in common that a trace treats alike, but for their type."""
-        return self.view
+        return self.window
 
     def alias(self, value: Value) -> Tracer:
         """An array that may share memory with this one."""
@@ -319,12 +319,12 @@ class Tracer:
         if self.base is None:
             self.raw, self.version = value, self.version + 1
             return
-        assert self.view is not None
-        if not self.view.writable:
+        assert self.window is not None
+        if not self.window.writable:
             refuse(
                 "the array that is written is a read-only view", remedy="write to a .copy() of it"
             )
-        self.base._store(self.view.write(self.context, self.base.value, value))
+        self.base._store(self.window.write(self.context, self.base.value, value))
         self.raw, self.seen = value, self.root.version
 
     # Protocols
@@ -624,7 +624,8 @@ def shown(x: Tracer) -> Any:
     """The number whose text the function asks for."""
     if x.shape:
         refuse_question("the text of an array", describe(x.value))
-    kind = x.weak or {"b": bool, "f": float}.get(x.dtype.kind, int)
+    kinds: dict[str, type] = {"b": bool, "f": float}
+    kind = x.weak or kinds.get(x.dtype.kind, int)
     answer = x.context.ask(x) if kind is bool else x.context.demand(x, kind)
     return answer if x.weak else x.dtype.type(answer)
 

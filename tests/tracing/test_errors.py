@@ -70,8 +70,8 @@ def broadcast(x: Any) -> Any:
     return x + x.T  # HERE
 
 
-def helper(v: Any) -> Any:
-    return v.tobytes()  # HERE
+def helper(v: Any) -> str:
+    return pickle.dumps(v).hex()  # HERE
 
 
 def in_a_helper(x: Any) -> Any:
@@ -97,7 +97,7 @@ CASES = [
     (undefined_elements, ["where=", "np.where"]),
     (shapes, ["summed dimensions", "f32[2,3]"]),
     (broadcast, ["broadcast"]),
-    (in_a_helper, [".tobytes()", "in helper"]),
+    (in_a_helper, ["pickling", "in helper"]),
     (in_a_branch, ["np.linalg.inv is not traced"]),
 ]
 
@@ -415,12 +415,12 @@ def test_a_traced_array_of_a_question_is_an_array_to_isinstance(interpreted: Any
 def test_what_only_fails_while_it_is_traced_runs_in_python(jit: Any, agree: Any) -> None:
     def typed(x: Any) -> Any:
         if x.sum() > 20:
-            return x * {np.ndarray: 2}[x.__class__]
+            return x * np.ndarray.sum(x)
         return x
 
     jf = jit(typed)
     agree(jf(X), typed(X))
-    with pytest.warns(FallbackWarning, match=r"in typed: .*KeyError"):
+    with pytest.warns(FallbackWarning, match=r"in typed: .*TypeError"):
         agree(jf(X * 3), typed(X * 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -527,7 +527,7 @@ REFUSED: list[tuple[Callable, str]] = [
     (lambda x: np.quantile(x, 0.5, method="inverted_cdf", weights=x), "quantile with weights"),
     (lambda x: np.percentile(x, 5, method="inverted_cdf"), "method='inverted_cdf'"),
     (lambda x: np.histogram(x, "auto"), "bins='auto'"),
-    (lambda x: np.put(np.zeros(3), [0], x[0, 0]), "cannot hold traced values"),
+    (lambda x: np.put(np.array([0.0]), [0], x[0, 0]), "cannot hold traced values"),
     (lambda x: np.ix_(x[0] > 0), "depends on data"),
     (lambda x: np.bincount(x[0].astype(int)), "np.bincount is not traced: the shape"),
     (lambda x: np.linalg.inv(x[:, :3]), "np.linalg.inv is not traced: pjit has no solvers"),

@@ -17,11 +17,13 @@ import pytest
 from random_programs import Program, difference, program
 
 from pjit.errors import FallbackWarning, TraceError
+from pjit.tracing import explore, function
 from pjit.tracing.function import CompiledFunction
 
 COUNT = int(os.environ.get("PJIT_PROGRAMS", "500"))
 CHUNK = 10
 COMPILED = 10  # one program of so many runs natively, the others in the interpreter
+BOUNDS = ((explore, "MAX_NODES", 60), (explore, "MAX_UNIQUE", 16), (function, "MAX_GROWTH", 40))
 REFUSED = 0.05  # the share of calls that may be refused
 
 
@@ -72,6 +74,13 @@ def first(request: pytest.FixtureRequest) -> int:
     if given is None:
         return secrets.randbits(40)
     return int(given) if given.isdigit() else int(given, 16) >> 88
+
+
+@pytest.fixture(autouse=True)
+def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs have more paths than programs of users: calls that go far run in Python."""
+    for module, name, bound in BOUNDS:
+        monkeypatch.setattr(module, name, bound)
 
 
 @pytest.mark.parametrize("chunk", range(-(-COUNT // CHUNK)))
