@@ -84,6 +84,10 @@ def filled(x: Any) -> Any:
     return np.full(3, x.max())
 
 
+def formatted(x: Any) -> Any:
+    return f"{x.sum():.2f}"
+
+
 def helper(v: Any) -> bool:
     return bool(v)
 
@@ -119,6 +123,7 @@ FUNCTIONS: list[Callable] = [
     added,
     contains,
     filled,
+    formatted,
     in_a_helper,
     in_branches_of_unlike_types,
 ]
