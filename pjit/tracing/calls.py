@@ -102,6 +102,12 @@ def call(
     if ufunc is np.power:
         _check_exponent(operands)
     types = loop(ufunc, operands, dtype, casting)
+    for i, (x, d) in enumerate(zip(operands, types, strict=False)):
+        if _beyond(x, d) and ufunc in COMPARISONS and d != np.uint64:
+            types[: ufunc.nin] = [np.dtype(np.int64)] * ufunc.nin
+            break
+        if _beyond(x, d) and t.ask((x < _limits(d)[0]) | (x > _limits(d)[1]), f"fits {i}"):
+            raise OverflowError(f"Python integer out of bounds for {d}")
     try:
         values = [value_of(t, x, d) for x, d in zip(operands, types[: ufunc.nin], strict=True)]
     except OverflowError:
@@ -115,6 +121,23 @@ def call(
         for r, d, o in zip(results, types[ufunc.nin :], outs, strict=True)
     ]
     return made[0] if len(made) == 1 else tuple(made)
+
+
+def _limits(dtype: np.dtype) -> tuple[int, int]:
+    """The least and the greatest number of a dtype that a traced number can be."""
+    info, most = np.iinfo(dtype), np.iinfo(np.int64)
+    return max(int(info.min), int(most.min)), min(int(info.max), int(most.max))
+
+
+def _beyond(x: Any, dtype: np.dtype) -> bool:
+    """Whether an operand is a traced int that a dtype may not hold."""
+    if not isinstance(x, Tracer) or x.weak is not int or dtype.kind not in "iu":
+        return False
+    if dtype == np.int64:
+        return False
+    low, high = _limits(dtype)
+    least, most = getattr(x, "low", None), getattr(x, "high", None)
+    return least is None or least < low or most is None or most > high
 
 
 def _check_exponent(operands: list[Any]) -> None:

@@ -139,9 +139,15 @@ def _key(k: Any) -> Any:
 
 
 def number(t: Trace, x: Tracer, kind: type, origins: frozenset[Hashable] = frozenset()) -> Scalar:
-    """An array of one element as a number of Python."""
+    """An array of one element as a number of Python.
+
+    Raises:
+        ValueError: A float that is not finite is to be an integer.
+    """
     from pjit.tracing.indexing import reshaped
 
+    if kind is int and x.dtype.kind == "f" and not t.ask(xp.isfinite(x), "integer"):
+        raise ValueError("cannot convert float NaN or infinity to integer")
     value = cast(t, reshaped(t, x.value, ()), ELEMENTS[kind])
     return Scalar(t, value, kind, origins | getattr(x, "origins", frozenset()))
 

@@ -266,6 +266,17 @@ def divides(n: Any) -> Any:
     return steps
 
 
+def beyond_a_dtype(x: Any) -> Any:
+    a, n = np.zeros(3, np.uint8), 0
+    while x.sum() + n * 50 < 200:
+        n += 1
+    return a + n * 50, a < n * 1000
+
+
+def integer_of_a_float(x: Any) -> Any:
+    return int(x.sum()), round(x[0, 0].item() / 3)
+
+
 def edges(seed: int, dtype: Any = np.float64) -> tuple:
     rng = np.random.default_rng(seed)
     n = 12
@@ -313,6 +324,8 @@ CASES: dict[Callable, list[tuple]] = {
     swaps: [(X,), (X + 40,), (X - 2,)],
     views: [(X,), (X + 20,)],
     finally_and_try: [(X,), (-X,)],
+    beyond_a_dtype: [(X,), (X + 20,)],
+    integer_of_a_float: [(X,), (-X,), (X * 1e6,)],
     divides: [(np.int64(n),) for n in (1, 6, 27, 7)],
 }
 
@@ -324,3 +337,21 @@ def test_equals_python(function: Callable, jit: Any, agree: Any) -> None:
         with np.errstate(all="ignore"):
             expected = function(*args)
         agree(jf(*args), expected, function.__name__)
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "error"),
+    [
+        (beyond_a_dtype, X - 40, OverflowError),
+        (integer_of_a_float, X * np.nan, ValueError),
+        (integer_of_a_float, X * np.inf, ValueError),
+    ],
+)
+def test_numbers_that_are_refused(
+    function: Callable, argument: Any, error: type[Exception], jit: Any
+) -> None:
+    jf = jit(function)
+    jf(X)
+    for f in (function, jf):
+        with pytest.raises(error), np.errstate(all="ignore"):
+            f(argument)
