@@ -316,7 +316,7 @@ def test_the_report_says_what_control_flow_became() -> None:
             raise ValueError("large")
         if x[0, 0] > 4:
             return np.linalg.inv(x[:, :2])
-        return x * [1.0, 2.0, 3.0][int(x[0, 0])]
+        return x * [1.0, 2.0, 3.0][x[0, 0].astype(int)]
 
     jf = compile(f)
     for x in (X, X + 1, X * 1000):

@@ -17,13 +17,13 @@ import pytest
 from random_programs import Program, difference, program
 
 from pjit.errors import FallbackWarning, TraceError
-from pjit.tracing import explore, function
+from pjit.tracing import explore, variants
 from pjit.tracing.function import CompiledFunction
 
 COUNT = int(os.environ.get("PJIT_PROGRAMS", "500"))
 CHUNK = 10
 COMPILED = 10  # one program of so many runs natively, the others in the interpreter
-BOUNDS = ((explore, "MAX_NODES", 60), (explore, "MAX_UNIQUE", 16), (function, "MAX_GROWTH", 40))
+BOUNDS = ((explore, "MAX_NODES", 60), (explore, "MAX_UNIQUE", 16), (variants, "MAX_GROWTH", 40))
 REFUSED = 0.05  # the share of calls that may be refused
 
 
