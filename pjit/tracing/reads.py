@@ -2,8 +2,9 @@
 
 It is found in the names that the bytecode of the function mentions, of the functions that it can
 reach through what it reads, and of the classes of the objects. An attribute counts as read when
-some of that code has its name and an object within reach has the attribute. Python's own library,
-NumPy and pjit are not followed.
+some of that code has its name and an object within reach has the attribute; where code reads
+attributes without naming them, all of the user's objects count. Python's own library, NumPy and
+pjit are not followed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import sys
 import sysconfig
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from pjit.array import Array
+from pjit.errors import FallbackWarning
 from pjit.tracing.guards import (
     CONTAINERS,
     GENERATORS,
@@ -38,6 +41,7 @@ from pjit.tracing.guards import (
 )
 from pjit.tracing.location import internal
 
+MAX_VALUES = 2000  # objects that are compared at each call
 _STANDARD = tuple({sysconfig.get_path(n) for n in ("stdlib", "platstdlib")})
 _INSTALLED = tuple({sysconfig.get_path(n) for n in ("purelib", "platlib")})
 _GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
@@ -87,6 +91,13 @@ class _Finder:
             before = now
             for name, owner in list(self.objects.values()):
                 self.members(name, owner)
+        if len(self.values) >= MAX_VALUES:
+            warnings.warn(
+                f"{getattr(function, '__name__', 'a function')} can read more than {MAX_VALUES} "
+                "objects beside its arguments; changes of others are not noticed",
+                FallbackWarning,
+                stacklevel=2,
+            )
         self.guards.objects = [
             (name, owner)
             for name, owner in self.objects.values()
@@ -124,7 +135,7 @@ class _Finder:
             x = getattr(x, "__self__", None)
             if isinstance(x, types.ModuleType):
                 return
-        if isinstance(x, VALUES) or id(x) in self.values:
+        if isinstance(x, VALUES) or id(x) in self.values or len(self.values) >= MAX_VALUES:
             return
         self.values[id(x)] = x if id(x) not in self.weak else None
         if isinstance(x, np.ndarray):
@@ -225,7 +236,7 @@ class _Finder:
                     self.names.add(i.argval)
                     self.tested.add(i.argval)
         if "getattr" in asks and not _literal(code):
-            self.all = True
+            self.all |= not code.co_filename.startswith(_INSTALLED)
 
     def module(self, name: str) -> None:
         """A module that the function imports; one that is not imported yet is noted."""
@@ -263,7 +274,7 @@ class _Finder:
         if isinstance(x, types.ModuleType):
             scope = vars(x)
             known = (self.names & scope.keys()) | self.tested
-            if self.all:
+            if self.all and not _installed(x):
                 known |= {n for n, v in scope.items() if not isinstance(v, types.ModuleType)}
             for n in sorted(known):
                 self.entry(f"{name}.{n}", scope, n)
@@ -286,7 +297,7 @@ class _Finder:
             for c in filter(_followed, cls.__mro__):
                 self.object(c.__name__, c)
         wanted = self.names & (own.keys() | known.keys())
-        if self.all:
+        if self.all and not _installed(cls):
             self.everything(name, own)
             wanted |= {n for n, v in known.items() if isinstance(v, _SLOTS)}
             wanted |= {n for n, v in known.items() if not hasattr(v, "__get__")}
@@ -368,6 +379,13 @@ def _followed(x: Any) -> bool:
         spec = getattr(module, "__spec__", None)
         return spec is None or spec.origin not in ("built-in", "frozen")
     return not internal(file) and not _standard(file)
+
+
+def _installed(x: Any) -> bool:
+    """Whether a class or a module is of an installed package."""
+    name = x.__name__ if isinstance(x, types.ModuleType) else x.__module__
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and file.startswith(_INSTALLED)
 
 
 def _standard(file: str) -> bool:
