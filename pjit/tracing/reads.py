@@ -87,11 +87,12 @@ class _Finder:
             self.value(name, x)
         self.value(getattr(function, "__name__", "function"), function)
         before: tuple = ()
-        while before != (now := self.extent()):
+        while before != (now := self.extent()) and not self.full:
             before = now
             for name, owner in list(self.objects.values()):
-                self.members(name, owner)
-        if len(self.values) >= MAX_VALUES:
+                if not self.full:
+                    self.members(name, owner)
+        if self.full:
             warnings.warn(
                 f"{getattr(function, '__name__', 'a function')} can read more than {MAX_VALUES} "
                 "objects beside its arguments; changes of others are not noticed",
@@ -110,6 +111,11 @@ class _Finder:
             ]
         self.guards.settle()
         return self.guards
+
+    @property
+    def full(self) -> bool:
+        """Whether no more can be compared at each call."""
+        return len(self.values) >= MAX_VALUES or len(self.guards.all) >= MAX_VALUES
 
     def extent(self) -> tuple:
         return (
@@ -135,7 +141,7 @@ class _Finder:
             x = getattr(x, "__self__", None)
             if isinstance(x, types.ModuleType):
                 return
-        if isinstance(x, VALUES) or id(x) in self.values or len(self.values) >= MAX_VALUES:
+        if isinstance(x, VALUES) or id(x) in self.values or self.full:
             return
         self.values[id(x)] = x if id(x) not in self.weak else None
         if isinstance(x, np.ndarray):
