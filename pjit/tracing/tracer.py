@@ -367,7 +367,7 @@ class Tracer:
         return self.context.ask(self)
 
     def __index__(self) -> int:
-        if self.shape or self.dtype.kind not in "iu":
+        if self.shape or (self.dtype.kind not in "iu" and self.weak is not bool):
             raise TypeError("only integer scalar arrays can be converted to a scalar index")
         return int(self.context.demand(self, int))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Walk:
 
     def open(self) -> tuple[Open, np.ndarray] | None:
         """The next answer that is not known, and the value asked for; None when the call ends."""
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), suppress(KeyError):  # a value of a part that was split
             while True:
                 values, target = self._runner.values, self._edge.target
                 if isinstance(target, Return | Raised):
@@ -51,3 +52,4 @@ class Walk:
                 if following is None:
                     return Open(target), asked
                 self._edge, self._done = following, False
+        return None
