@@ -19,10 +19,13 @@ class Backend(Protocol):
     """What a back end provides.
 
     Attributes:
-        machine: ``machine(threads=n)`` describes what the code will run on.
+        TARGETS: The names of the machines that it knows, ``host`` among them.
+        machine: ``machine(name, threads)`` describes what the code will run on.
+        runs_here: Whether this process can run code for a machine.
         load_code: ``load_code(parts, entries)`` makes code runnable; the result has
             ``address(entry)`` and ``close()``.
-        Pool: ``Pool(threads)`` runs entries on threads of its own.
+        Pool: ``Pool(threads, store=store)`` runs entries on threads of its own; ``store(name,
+            make)`` is what was stored under the name, or what ``make()`` returns, stored now.
         TimedCode: ``TimedCode(view, kernels, machine, threads)`` makes code like ``load_code``
             that also times each step, with kernels that are loaded: ``reset()`` before a call,
             ``read()`` after it, ``clock()`` for the ticks.
@@ -30,9 +33,11 @@ class Backend(Protocol):
             an entry can do: ``fma()`` and ``read_all()`` once each, ``limits()`` the best so far.
     """
 
+    TARGETS: tuple[str, ...]
     machine: Callable[..., Machine]
+    runs_here: Callable[[Machine], bool]
     load_code: Callable[[Iterable[bytes], tuple[str, ...]], Any]
-    Pool: Callable[[int], Any]
+    Pool: Callable[..., Any]
     TimedCode: Callable[[ProgramView, Mapping[str, int], Machine, int], Any]
     Probe: Callable[[Callable[[int, int], object], int], Any]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 ALIGNMENT = 64
@@ -16,8 +18,14 @@ def aligned(array: np.ndarray) -> np.ndarray:
 
 def aligned_copy(array: np.ndarray) -> np.ndarray:
     """A row-major copy, aligned to ``ALIGNMENT``."""
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.__array_interface__["data"][0] % ALIGNMENT
-    copy = np.ndarray(array.shape, array.dtype, memory, start)
+    copy = aligned_empty(array.shape, array.dtype)
     copy[...] = array
     return copy
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A row-major array with any content, aligned to ``ALIGNMENT``."""
+    nbytes = prod(shape) * dtype.itemsize
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -memory.__array_interface__["data"][0] % ALIGNMENT
+    return np.ndarray(shape, dtype, memory, start)

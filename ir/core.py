@@ -10,8 +10,9 @@ Control flow is structured: a region is one block, run by the operation that hol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -258,12 +259,51 @@ class Function:
         return self.body.walk()
 
 
+class Constants(MutableMapping[str, np.ndarray]):
+    """The arrays of a module by name.
+
+    One may be stored as the function that makes it, which runs when the array is first asked for:
+    packed weights take memory from the time on when the code that reads them is made.
+    """
+
+    __slots__ = ("_arrays",)
+
+    def __init__(self, arrays: Mapping[str, np.ndarray] = MappingProxyType({})) -> None:
+        self._arrays: dict[str, np.ndarray | Callable[[], np.ndarray]] = {}
+        self._arrays.update(arrays._arrays if isinstance(arrays, Constants) else arrays)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        found = self._arrays[name]
+        if callable(found):
+            found = self._arrays[name] = found()
+        return found
+
+    def __setitem__(self, name: str, array: np.ndarray | Callable[[], np.ndarray]) -> None:
+        self._arrays[name] = array
+
+    def __delitem__(self, name: str) -> None:
+        del self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
+    def stored(self, name: str) -> object:
+        """The array, or the function that makes it: one object for what is one constant."""
+        return self._arrays[name]
+
+
 @dataclass(eq=False)
 class Module:
     """Functions and the constants that they share, by name."""
 
     functions: dict[str, Function] = field(default_factory=dict)
-    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    constants: Constants = field(default_factory=Constants)
 
     def add(self, function: Function) -> Function:
         """Adds a function, whose name must be new."""
@@ -276,12 +316,14 @@ class Module:
         """The function that a call runs: the first one."""
         return next(iter(self.functions.values()))
 
-    def add_constant(self, array: np.ndarray, name: str = "c") -> str:
-        """Stores an array under a fresh name made from ``name``; an equal object is stored once."""
+    def add_constant(self, array: np.ndarray | Callable[[], np.ndarray], name: str = "c") -> str:
+        """Stores an array, or what makes it, under a fresh name made from ``name``; the same object
+        is stored once.
+        """
         base = "".join(ch if ch.isalnum() or ch in "_.-/" else "_" for ch in name) or "c"
         fresh, n = base, 1
         while fresh in self.constants:
-            if self.constants[fresh] is array:
+            if self.constants.stored(fresh) is array:
                 return fresh
             fresh, n = f"{base}.{n}", n + 1
         self.constants[fresh] = array

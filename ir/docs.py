@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pjit.ir.core import Op
@@ -128,13 +128,16 @@ SECTIONS = {
 }
 
 
-def updated(page: str) -> str:
+Tables = Mapping[str, Callable[[], list[str]]]
+
+
+def updated(page: str, tables: Tables = SECTIONS) -> str:
     """The page with its tables written anew.
 
     Raises:
         PjitError: The markers of a table are missing.
     """
-    for name, make in SECTIONS.items():
+    for name, make in tables.items():
         begin, end = BEGIN.format(name), END.format(name)
         before, found, rest = page.partition(begin)
         _, closed, after = rest.partition(end)
@@ -146,14 +149,23 @@ def updated(page: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the page, or says with ``--check`` whether it is up to date."""
-    parser = argparse.ArgumentParser(prog="python -m pjit.ir.docs", description=__doc__)
-    parser.add_argument("page", nargs="?", type=Path, default=PAGE, help="docs/ir.md")
+    return command("python -m pjit.ir.docs", PAGE, SECTIONS, arguments)
+
+
+def command(
+    program: str, default: Path, tables: Tables, arguments: Sequence[str] | None = None
+) -> int:
+    """The command line of a module that writes the tables of a page."""
+    parser = argparse.ArgumentParser(
+        prog=program, description=f"Writes the tables of {default.name}."
+    )
+    parser.add_argument("page", nargs="?", type=Path, default=default, help=default.name)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; 1 if it is out of date"
     )
     options = parser.parse_args(arguments)
     old = options.page.read_text()
-    new = updated(old)
+    new = updated(old, tables)
     if options.check:
         return int(new != old)
     options.page.write_text(new)

@@ -41,7 +41,7 @@ def interpret(module: Module, *arrays: Any, symbols: Mapping[str, int] | None = 
         raise IRError(
             f"@{function.name} has {len(function.args)} arguments", got=f"{len(arrays)} arrays"
         )
-    runner = _Graph(module, dict(symbols or {}))
+    runner = _Graph(module, symbols)
     values = [np.asarray(a) for a in arrays]
     runner.bind_arguments(function, values)
     with np.errstate(all="ignore"):
@@ -51,12 +51,13 @@ def interpret(module: Module, *arrays: Any, symbols: Mapping[str, int] | None = 
 class _Graph:
     """Runs blocks of tensor operations; ``sizes`` holds the symbols known so far."""
 
-    def __init__(self, module: Module, sizes: dict[str, int]) -> None:
-        self.module, self.sizes = module, sizes
+    def __init__(self, module: Module, symbols: Mapping[str, int] | None = None) -> None:
+        self.module, self.sizes = module, dict(symbols or {})
         self.values: dict[Value, np.ndarray] = {}
         self.introduced: dict[str, Op] = {}  # symbols that a result's shape defined
 
     def bind_arguments(self, function: Function, arrays: Sequence[np.ndarray]) -> None:
+        """Solves the sizes of the arguments, and checks them against the types."""
         for v, a in zip(function.args, arrays, strict=True):
             where = f"argument {v.index}{f' (%{v.name})' if v.name else ''} of @{function.name}"
             if a.ndim != v.tensor.rank or dtype(a.dtype) != v.dtype:
@@ -79,14 +80,19 @@ class _Graph:
         """Runs a block; returns the operands of its terminator."""
         self.values.update(zip(block.args, arguments, strict=True))
         for op in block.ops[:-1]:
-            results = self.evaluate(op)
-            if len(results) != len(op.results):
-                raise IRError(f"{op.op_name} gave {len(results)} results", where=str(op.loc))
-            for v, a in zip(op.results, results, strict=True):
-                self.values[v] = self.checked(op, v, np.asarray(a))
+            self.step(op)
         return tuple(self.values[v] for v in block.last.operands)
 
+    def step(self, op: Op) -> None:
+        """Runs one operation."""
+        results = self.evaluate(op)
+        if len(results) != len(op.results):
+            raise IRError(f"{op.op_name} gave {len(results)} results", where=str(op.loc))
+        for v, a in zip(op.results, results, strict=True):
+            self.values[v] = self.checked(op, v, np.asarray(a))
+
     def evaluate(self, op: Op) -> Sequence[np.ndarray]:
+        """The results of an operation."""
         operands = [self.values[v] for v in op.operands]
         if op.op_name in _STRUCTURAL:
             return _STRUCTURAL[op.op_name](self, op, operands)
@@ -129,6 +135,7 @@ class _Graph:
         return a
 
     def wrong(self, op: Op, wanted: TensorType, a: np.ndarray) -> None:
+        """Raises an IRError: a result has another type than it should."""
         raise IRError(
             f"{op.op_name} computed another type than its result has",
             where=str(op.loc),
@@ -137,15 +144,18 @@ class _Graph:
         )
 
     def constant(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """The array of a constant."""
         array = self.module.constants.get(op.attrs["value"])
         if array is None:
             raise IRError(f"the module has no constant @{op.attrs['value']}", where=str(op.loc))
         return (array,)
 
     def fused(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs a group."""
         return self.run(op.regions[0], operands)
 
     def launch(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs a kernel."""
         kernel = self.module.functions[op.attrs["kernel"]]
         types = [v.tensor.substitute(self.sizes) for v in op.results]
         outputs = tuple(np.empty(t.static_shape, t.dtype.numpy) for t in types)
@@ -155,9 +165,11 @@ class _Graph:
         return outputs
 
     def if_(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs one of the two regions."""
         return self.run(op.regions[0 if operands[0].item() else 1], ())
 
     def while_(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs a loop."""
         cond, body = op.regions
         carried = tuple(operands)
         while self.run(cond, carried)[0].item():
@@ -165,6 +177,7 @@ class _Graph:
         return carried
 
     def scan(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs a region for each slice."""
         n = op.attrs["n_carry"]
         carried, xs = tuple(operands[:n]), operands[n:]
         stacks: list[list[np.ndarray]] = [[] for _ in op.results[n:]]
@@ -188,6 +201,7 @@ _STRUCTURAL: dict[str, Callable[..., Sequence[np.ndarray]]] = {
     "while": _Graph.while_,
     "scan": _Graph.scan,
 }
+Runner = _Graph  # runs operations one by one: ``step``
 
 
 def solve(dims: Sequence[Dim], shape: Sequence[int], sizes: dict[str, int]) -> None:

@@ -48,6 +48,17 @@ KINDS = ("parallel", "serial", "unroll", "vector")
 COMBINE = {"add": 0.0, "mul": 1.0, "max": float("-inf"), "min": float("inf"), "and": 1.0, "or": 0.0}
 
 
+def identity(combine: str, dt: DType) -> float | int:
+    """The neutral element of a combining primitive in a dtype."""
+    value = COMBINE[combine]
+    if dt.is_float:
+        return value
+    if np.isfinite(value):
+        return int(value)
+    info = np.iinfo(dt.numpy)
+    return info.min if value < 0 else info.max
+
+
 class KernelOp(OpDef):
     """Base of the operations of the kernel level."""
 

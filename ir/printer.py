@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -135,9 +136,9 @@ class Printer:
 
     def _constant(self, op: Op) -> str:
         name = op.attrs["value"]
-        array = self.constants.get(name)
-        if array is None or array.size > INLINE_ELEMENTS:
+        if name not in self.constants or prod(op.attrs["shape"]) > INLINE_ELEMENTS:
             return f" {symbol(name)}"
+        array = self.constants[name]
         dt = dtype(array.dtype)
         items = [element(x, dt) for x in np.asarray(array).reshape(-1)]
         return f" {symbol(name)} = {items[0] if array.ndim == 0 else '[' + ', '.join(items) + ']'}"

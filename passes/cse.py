@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 from pjit.ir.core import Block, Module, Op
@@ -61,9 +62,9 @@ def _merge(block: Block, outer: dict[tuple, Op], module: Module) -> bool:
 
 def _key(op: Op, module: Module) -> tuple:
     if isinstance(op, Const):
-        array = module.constants[op.value]
-        small = array.nbytes <= COMPARED_BYTES
-        return Const, op.type, array.tobytes() if small else id(array)
+        if prod(op.shape) * op.dtype.itemsize <= COMPARED_BYTES:
+            return Const, op.type, module.constants[op.value].tobytes()
+        return Const, op.type, id(module.constants.stored(op.value))
     attrs = tuple((k, _exact(v)) for k, v in op.attrs.items())
     types = tuple(r.type for r in op.results)
     return type(op), tuple(id(v) for v in op.operands), attrs, types

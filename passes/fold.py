@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
@@ -47,7 +48,7 @@ class Fold(Pass):
 class _Folder:
     """Folds operations, and drops the arrays that nothing needs any more as it goes.
 
-    A network's weights are packed here: without that, both forms of all of them would be in memory.
+    Large weights are packed when the packed array is asked for.
     """
 
     def __init__(self, module: Module, context: Context) -> None:
@@ -59,6 +60,10 @@ class _Folder:
     def fold(self, op: Op, b: Builder) -> Any:
         if op in self.refused or not _foldable(op):
             return None
+        name = _name(op.operands, op.op_name)
+        if isinstance(op, PACKING) and prod(op.result.tensor.static_shape) > SMALL:
+            make = _packing(op, b.module)
+            return self._made(op, b, [Const.later(b, make, op.result.tensor, name)])
         arrays = [constant_array(v, b.module) for v in op.operands]
         try:
             with np.errstate(all="ignore"):
@@ -68,11 +73,13 @@ class _Folder:
             self.context.log(f"fold: {op.op_name} at {op.loc} left as it is: {e}")
             return None
         results = found if isinstance(found, tuple | list) else (found,)
-        name = _name(op.operands, op.op_name)
         made: list[Value] = [
             Const.of(b, aligned(np.asarray(a)).reshape(r.shape), name)
             for a, r in zip(results, op.results, strict=True)
         ]
+        return self._made(op, b, made)
+
+    def _made(self, op: Op, b: Builder, made: list[Value]) -> list[Value]:
         self.named.update(value.op.attrs["value"] for value in made if value.op)
         for value in dict.fromkeys(op.operands):
             self._drop(value, b.module)
@@ -85,6 +92,18 @@ class _Folder:
         if len(value.users) == 1 and self.named[const.value] == 1:
             del module.constants[const.value]
             self.named[const.value] = 0
+
+
+def _packing(op: Op, module: Module) -> Callable[[], np.ndarray]:
+    """What packs the weights of an operation, without keeping the operation."""
+    stored = [module.constants.stored(v.owner.value) for v in op.operands]  # type: ignore[union-attr]
+    ref, attrs, shape = op.ref, op.attrs, op.result.tensor.static_shape  # type: ignore[attr-defined]
+
+    def packed() -> np.ndarray:
+        arrays = [s() if callable(s) else s for s in stored]
+        return aligned(ref(*arrays, **attrs)).reshape(shape)
+
+    return packed
 
 
 def _foldable(op: Op) -> bool:

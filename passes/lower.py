@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,7 +33,9 @@ class KernelBuild:
     inputs.
     """
 
-    def __init__(self, fused: Fused, name: str, constants: dict[str, np.ndarray], machine: Machine):
+    def __init__(
+        self, fused: Fused, name: str, constants: Mapping[str, np.ndarray], machine: Machine
+    ):
         self.fused, self.machine = fused, machine
         buffers = [(f"a{i}", _buffer(v)) for i, v in enumerate(fused.body.args)]
         outputs = fused.outputs
@@ -174,7 +176,7 @@ class _Lowering:
 
 
 def lower_group(
-    fused: Fused, name: str, constants: dict[str, np.ndarray], machine: Machine
+    fused: Fused, name: str, constants: Mapping[str, np.ndarray], machine: Machine
 ) -> Function:
     """The kernel of one group."""
     from pjit.passes.lower_line import lower_line

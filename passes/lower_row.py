@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pjit.ir import expr, ops
 from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim, flatten, unflatten
+from pjit.ir.loops import identity
 from pjit.ir.opdef import Elementwise
 from pjit.passes.fuse import ROW_REDUCTIONS
 from pjit.passes.lower import KernelBuild
-from pjit.passes.pull import identity
 
 EXPENSIVE = (ops.Exp, ops.Log, ops.Tanh, ops.Erf, ops.Sigmoid, ops.Pow, ops.Sin, ops.Cos)
 SCRATCH_LIMIT = 16384  # elements of a row that are kept between two passes over it

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -109,9 +110,9 @@ def uniform(value: Value, module: Module) -> Any:
     """The element that a constant repeats, as a NumPy scalar; None for other values."""
     if not is_constant(value):
         return None
-    array = constant_array(value, module)
-    if not 0 < array.size <= UNIFORM_LIMIT:
+    if not 0 < prod(value.tensor.static_shape) <= UNIFORM_LIMIT:
         return None
+    array = constant_array(value, module)
     flat = array.reshape(-1)
     first = flat[0]
     if array.size == 1:

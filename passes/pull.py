@@ -8,7 +8,7 @@ choice of which values are computed in place and which are read from memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 
@@ -18,24 +18,13 @@ from pjit.ir import expr
 from pjit.ir.core import Block, Value
 from pjit.ir.expr import Dim, Expr
 from pjit.ir.kernel_builder import ScalarBuilder
-from pjit.ir.loops import COMBINE, Guards, Load
+from pjit.ir.loops import Guards, Load, identity
 from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.basic import Const
 from pjit.ir.types import DType, bool_
 
 UNROLL_LIMIT = 64  # reductions over at most this many elements are written out
 Read = Callable[[Sequence[Dim]], Value]
-
-
-def identity(combine: str, dt: DType) -> float | int:
-    """The neutral element of a combining primitive in a dtype."""
-    value = COMBINE[combine]
-    if dt.is_float:
-        return value
-    if np.isfinite(value):
-        return int(value)
-    info = np.iinfo(dt.numpy)
-    return info.min if value < 0 else info.max
 
 
 def broadcast_index(index: Sequence[Dim], shape: Sequence[Dim]) -> tuple[Dim, ...]:
@@ -55,7 +44,7 @@ class GroupPuller:
     """
 
     def __init__(
-        self, b: ScalarBuilder, constants: dict[str, np.ndarray], given: dict[Value, Read]
+        self, b: ScalarBuilder, constants: Mapping[str, np.ndarray], given: dict[Value, Read]
     ) -> None:
         self.b, self.constants, self.given = b, constants, given
         self._guards: list[tuple[Dim, Dim]] = []

@@ -21,6 +21,9 @@ from pjit.ir.ops import (
     AvgPool,
     Broadcast,
     Concat,
+    Cummax,
+    Cummin,
+    Cumprod,
     Cumsum,
     Gather,
     GatherElements,
@@ -131,6 +134,9 @@ def _reshape(op: Op, q: Perm) -> Route | None:
 
 _ROUTES: dict[type[Op], Callable[[Op, Perm], Route | None]] = {
     Concat: _along_axis,
+    Cummax: _along_axis,
+    Cummin: _along_axis,
+    Cumprod: _along_axis,
     Cumsum: _along_axis,
     GatherElements: _along_axis,
     ScatterElements: _along_axis,

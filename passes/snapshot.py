@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pjit.ir.core import Block, Function, Module, Op, Value
+from pjit.ir.core import Block, Constants, Function, Module, Op, Value
 
 
 def count_ops(module: Module) -> int:
@@ -31,13 +31,13 @@ def structure(module: Module) -> tuple:
         (f.name, f.level, tuple((k, repr(v)) for k, v in sorted(f.attrs.items())), block(f.body))
         for f in module.functions.values()
     )
-    constants = tuple((k, id(v)) for k, v in module.constants.items())
+    constants = tuple((k, id(module.constants.stored(k))) for k in module.constants)
     return functions, constants
 
 
 def clone(module: Module) -> Module:
     """A copy that shares the arrays of the constants."""
-    out = Module(constants=dict(module.constants))
+    out = Module(constants=Constants(module.constants))
     for f in module.functions.values():
         out.add(Function(f.name, clone_block(f.body, {}), f.level, dict(f.attrs)))
     return out

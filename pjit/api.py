@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pjit.array import Array
-from pjit.backends.base import backend
-from pjit.compiler import Origin, Program, compile_module, open_cache, program_key
+from pjit.compiler import (
+    Origin,
+    Program,
+    compile_module,
+    machine_of,
+    open_cache,
+    program_key,
+)
 from pjit.config import Settings, settings
 from pjit.errors import FormatError, InputError
 from pjit.ir.core import Module
@@ -144,6 +150,7 @@ def load(
     log: str | None = None,
     verify: bool | None = None,
     cache_dir: str | os.PathLike | None = None,
+    isa: str | None = None,
 ) -> Model:
     """Loads a network from an ONNX file, or from a ``.pjit`` file that ``pjit-convert`` wrote.
 
@@ -160,6 +167,7 @@ def load(
         log: Topics to log.
         verify: Whether to verify the IR after each pass.
         cache_dir: Folder of the compile cache.
+        isa: The instruction set to compile for; by default all that the processor has.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -177,6 +185,7 @@ def load(
         verify=verify,
         cache_dir=cache_dir,
         exec_mode=exec_mode,
+        isa=isa,
     )
     kind = kind_of(file)
     if kind == "pjit":
@@ -205,12 +214,12 @@ def _load_onnx(
     if not cache or options.dump is not None:
         return compile_module(source(), target=target, options=options, cache=False, source=source)
     store = open_cache(options)
-    machine = backend(target).machine(threads=options.threads)
+    machine = machine_of(target, options)
     content = key(["onnx", store.file_digest(file), sorted(inputs.items())])
     name = program_key(target, machine, content)
     found = store.load(name)
     if found is not None and _unchanged(store, file, found.meta.get("files", {})):
-        return Program(found, Origin(source, machine), target, options, cached=True)
+        return Program(found, Origin(source, machine), target, options, cached=True, store=store)
     module = source()
     files = {f: store.file_digest(file.parent / f) for f in external_files(file)}
     return compile_module(
@@ -235,12 +244,13 @@ def _load_artifact(
     file: Path, target: str, options: Settings, trusted: bool, cache: bool
 ) -> Program:
     opened = artifact.read(file, verify=True)
-    machine = backend(target).machine(threads=options.threads)
+    machine = machine_of(target, options)
     if opened.has_code:
         why = opened.why_not(target, machine) if trusted else "the file is not trusted"
         if not why:
             origin = Origin(opened.module, machine)
-            return Program(opened.binary(), origin, target, options, cached=True)
+            store = open_cache(options) if cache else None
+            return Program(opened.binary(), origin, target, options, cached=True, store=store)
         options.say("compile", f"the machine code in {file} is not used: {why}")
     return compile_module(
         opened.module(), target=target, options=options, cache=cache, source=opened.module

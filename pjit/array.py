@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
@@ -22,13 +23,39 @@ class Work(Protocol):
         """A result of a call that has ended without error."""
 
 
+def _in_place(ufunc: np.ufunc) -> Any:
+    """``x += y``: NumPy's rules for dtypes and shapes, but x becomes a new array."""
+
+    def operator(self: Array, other: Any) -> Any:
+        if _overrides(other):
+            return ufunc(self, other)
+        value = self._wait().copy()
+        ufunc(value, _index(other), out=value)
+        return Array(value)
+
+    return operator
+
+
+def as_numpy(x: Any) -> np.ndarray:
+    """Anything NumPy makes an array of, on its own memory where that can be shared."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        from pjit.frontends.torch.tensors import argument
+
+        return argument(x)
+    if not hasattr(x, "__array__") and hasattr(x, "__dlpack__"):
+        return np.from_dlpack(x)
+    return np.asarray(x)
+
+
 class Array(NDArrayOperatorsMixin):
     """An immutable array whose values may still be computed.
 
     Whoever needs the values waits: ``np.asarray(y)``, ``y.block_until_ready()``, ``await y``,
     ``float(y)``, ``y[0]``, printing it. An error of the computation is raised at each wait, as
     ``pjit.errors.ExecutionError``. Arithmetic waits, computes with NumPy at once, and gives an
-    Array; a NumPy function that is not a ufunc gives a NumPy array.
+    Array, and so does the namespace of the array API (``pjit.array_api``); a NumPy function that is
+    not a ufunc gives a NumPy array. ``y += 1`` makes a new array.
 
     ``Array(x)`` holds a copy of an array, which calls then use without copying it again.
 
@@ -79,6 +106,14 @@ class Array(NDArrayOperatorsMixin):
             self._work = None
         assert self._value is not None
         return self._value
+
+    __iadd__, __isub__ = _in_place(np.add), _in_place(np.subtract)
+    __imul__, __itruediv__ = _in_place(np.multiply), _in_place(np.divide)
+    __ifloordiv__, __imod__ = _in_place(np.floor_divide), _in_place(np.remainder)
+    __ipow__, __imatmul__ = _in_place(np.power), _in_place(np.matmul)
+    __iand__, __ior__ = _in_place(np.bitwise_and), _in_place(np.bitwise_or)
+    __ixor__ = _in_place(np.bitwise_xor)
+    __ilshift__, __irshift__ = _in_place(np.left_shift), _in_place(np.right_shift)
 
     # Waiting
 
@@ -145,6 +180,28 @@ class Array(NDArrayOperatorsMixin):
         """The transposed array."""
         return Array(self._wait().T)
 
+    @property
+    def mT(self) -> Array:
+        """The array with the last two dimensions swapped."""
+        return Array(self._wait().mT)
+
+    @property
+    def device(self) -> str:
+        """The device, as NumPy says it."""
+        return "cpu"
+
+    def to_device(self, device: str, /, *, stream: Any = None) -> Array:
+        """The array itself; there is only the device ``cpu``."""
+        if device != "cpu":
+            raise ValueError(f"arrays are on the device 'cpu', not {device!r}")
+        return self
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        """``pjit.array_api``, the functions of the array API standard."""
+        from pjit.array_api import namespace
+
+        return namespace(api_version)
+
     # Its values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -169,8 +226,10 @@ class Array(NDArrayOperatorsMixin):
             return result
         return tuple(map(Array, result)) if isinstance(result, tuple) else Array(result)
 
-    def astype(self, dtype: Any) -> Array:
+    def astype(self, dtype: Any, *, copy: bool = True) -> Array:
         """The array with another element type; waits."""
+        if not copy and self.dtype == dtype:
+            return self
         return Array(self._wait().astype(dtype))
 
     def reshape(self, *shape: Any) -> Array:

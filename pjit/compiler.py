@@ -14,7 +14,7 @@ from typing import Any
 
 from pjit.backends.base import backend
 from pjit.config import Settings, settings
-from pjit.errors import PjitError
+from pjit.errors import PjitError, SettingError
 from pjit.explain import steps_of
 from pjit.ir.core import Module
 from pjit.ir.ops import If
@@ -29,7 +29,7 @@ from pjit.passes.snapshot import clone
 from pjit.profile import profile
 from pjit.report import Report, passes_of
 from pjit.runtime.binary import Binary
-from pjit.runtime.cache import Cache, key
+from pjit.runtime.cache import LARGE, Cache, key
 from pjit.runtime.engine import engine
 from pjit.runtime.program import Runnable
 
@@ -83,7 +83,14 @@ class Program(Runnable):
     """
 
     def __init__(
-        self, binary: Binary, origin: Origin, target: str, options: Settings, cached: bool
+        self,
+        binary: Binary,
+        origin: Origin,
+        target: str,
+        options: Settings,
+        *,
+        cached: bool,
+        store: Cache | None = None,
     ) -> None:
         began = perf_counter()
         entries = tuple(s.entry for s in binary.view.steps if isinstance(s, Segment))
@@ -93,7 +100,7 @@ class Program(Runnable):
             binary.view,
             code,
             binary.constants,
-            engine(target, options.threads),
+            engine(target, options.threads, store),
             sync=options.sync,
         )
         self.origin = origin
@@ -182,18 +189,20 @@ def compile_module(
         PjitError: A setting is wrong, or a pass or the back end failed.
     """
     options = _options(options, threads)
-    machine = backend(target).machine(threads=options.threads)
+    machine = machine_of(target, options)
     again = source or partial(clone, clone(module))
     store = open_cache(options) if cache and options.dump is None else None
     if store is not None and name is None:
         name = program_key(target, machine, key([print_module(module)], module.constants))
         if (found := store.load(name)) is not None:
-            return Program(found, Origin(again, machine), target, options, cached=True)
+            return Program(found, Origin(again, machine), target, options, cached=True, store=store)
+    if sum(a.nbytes for a in module.constants.values()) >= LARGE:
+        engine(target, options.threads, store).pool.prepare()  # before the packing
     binary = build(clone(module) if source is None else module, target, machine, options, again)
     binary.meta.update(notes or {})
     if store is not None and name is not None:
         store.store(name, binary)
-    return Program(binary, Origin(again, machine), target, options, cached=False)
+    return Program(binary, Origin(again, machine), target, options, cached=False, store=store)
 
 
 def build(
@@ -247,6 +256,8 @@ def _build(
     options.say("compile", f"{sum(r.seconds for r in records):.3f} s passes, {seconds:.3f} s code")
     binary = Binary.of(module, program, code, {"passes": passes, "build_seconds": seconds})
     module.constants.clear()
+    module.functions.clear()
+    trim()
     return binary
 
 
@@ -267,7 +278,10 @@ def uncollected() -> Iterator[None]:
 
 
 def trim() -> None:
-    """Gives memory that was freed back to the system, where the C library can (glibc)."""
+    """Frees new objects that only refer to each other, and gives memory that is free back to the
+    system, where the C library can (glibc).
+    """
+    gc.collect(0)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -285,6 +299,25 @@ def with_checks(module: Module) -> Module:
             pairs = [tuple(p for p in obligations(b) if p not in known) for b in op.branches]
             op.attrs["checks"] = tuple(pairs) if any(pairs) else ()
     return module
+
+
+def machine_of(target: str, options: Settings) -> Machine:
+    """What programs of a back end are compiled for: this machine, as far as the settings let it be
+    used.
+
+    Raises:
+        SettingError: The processor does not have the instruction set of the settings.
+        PjitError: No back end is called ``target``.
+    """
+    known = backend(target)
+    here = {n: m for n in known.TARGETS if known.runs_here(m := known.machine(n, options.threads))}
+    if options.isa not in here:
+        raise SettingError(
+            "PJIT_ISA (or the argument `isa`) is no instruction set of this processor",
+            expected=", ".join(here),
+            got=repr(options.isa),
+        )
+    return here[options.isa]
 
 
 def open_cache(options: Settings) -> Cache:

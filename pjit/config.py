@@ -34,6 +34,8 @@ class Settings:
         cache_dir: Folder of the compile cache; None: the user's cache folder.
         exec_mode: ``async`` (a call returns at once) or ``sync`` (a call returns when its results
             exist).
+        isa: The instruction set to compile for: ``host``, all that this processor has, or a level
+            of it, such as ``x86-64-v2``.
     """
 
     threads: int
@@ -42,6 +44,7 @@ class Settings:
     verify: bool = False
     cache_dir: Path | None = None
     exec_mode: str = "async"
+    isa: str = "host"
 
     @property
     def sync(self) -> bool:
@@ -67,6 +70,7 @@ def settings(
     verify: bool | None = None,
     cache_dir: str | os.PathLike | None = None,
     exec_mode: str | None = None,
+    isa: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Reads the settings; an argument that is not None goes before the environment.
@@ -83,6 +87,7 @@ def settings(
         verify=_flag("PJIT_VERIFY", environ.get("PJIT_VERIFY", "")) if verify is None else verify,
         cache_dir=None if cache is None else _folder("cache_dir", "PJIT_CACHE_DIR", cache),
         exec_mode=_mode(exec_mode, environ),
+        isa=isa if isa is not None else environ.get("PJIT_ISA") or "host",
     )
 
 

@@ -97,6 +97,10 @@ class CacheWarning(UserWarning):
     """The compile cache cannot be written, so programs are compiled again in each process."""
 
 
+class FallbackWarning(UserWarning):
+    """A part of a model or function is not compiled: what runs it is slower, but right."""
+
+
 class SettingError(PjitError):
     """A setting has a value that it cannot have."""
 
@@ -105,6 +109,7 @@ __all__ = [
     "CacheWarning",
     "ConstraintError",
     "ExecutionError",
+    "FallbackWarning",
     "FormatError",
     "IRError",
     "InputError",

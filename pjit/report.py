@@ -27,6 +27,51 @@ class PassTime:
 
 
 @dataclass(frozen=True)
+class Control:
+    """What the questions about values became that a traced function asks.
+
+    Attributes:
+        questions: The questions; each is a branch, or the test of a loop.
+        loops: The loops that run natively.
+        runs: How often the function ran on traced arrays to find the ways through it.
+        restarts: How often that began again, because a loop was understood.
+        grown: The answers that calls added later.
+        compiled: How often the program was compiled.
+        programs: The programs of the function, for other signatures and other values read.
+        python: Lines and reasons: calls that come there run in Python.
+        raising: Lines and errors: calls that come there raise.
+        open: Lines and reasons: what follows is compiled when a call comes there.
+    """
+
+    questions: int
+    loops: int
+    runs: int
+    restarts: int
+    grown: int
+    compiled: int
+    programs: int
+    python: tuple[tuple[str, str], ...] = ()
+    raising: tuple[tuple[str, str], ...] = ()
+    open: tuple[tuple[str, str], ...] = ()
+
+    def lines(self) -> list[str]:
+        """The text."""
+        restarts = f", begun again {_times(self.restarts)}" if self.restarts else ""
+        grown = f", {self.grown} answers added by calls" if self.grown else ""
+        rows = [("in Python", self.python), ("raises", self.raising), ("not met yet", self.open)]
+        return [
+            f"control flow: {self.questions} questions, {self.loops} native loops; traced in "
+            f"{self.runs} runs{restarts}, compiled {_times(self.compiled)}{grown}; "
+            f"{self.programs} programs",
+            *(f"{what}: {where}: {why}" for what, found in rows for where, why in found),
+        ]
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
+
+
+@dataclass(frozen=True)
 class Report:
     """What was compiled, how, and what it takes.
 
@@ -42,6 +87,7 @@ class Report:
         cached: Whether the program came from the compile cache or from a file.
         memory: Bytes: ``constants``, ``arena`` (as allocated), ``peak`` (as planned), ``unshared``
             (without sharing), ``code``.
+        control: What dynamic control flow became; None for a model from a file.
     """
 
     target: str
@@ -54,6 +100,7 @@ class Report:
     load_seconds: float
     cached: bool
     memory: Mapping[str, int]
+    control: Control | None = None
 
     @property
     def flops(self) -> Dim:
@@ -97,6 +144,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [self._summary(), self._times(), self._memory()]
+        if self.control is not None:
+            lines += self.control.lines()
         if self.profile is not None:
             lines += _measured(self.profile)
         lines += _table(self.by_kernel, self.profile is not None)

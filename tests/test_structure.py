@@ -83,7 +83,7 @@ def run(*arguments: str) -> str:
 
 
 def test_import_is_cheap():
-    loaded = run("-c", "import pjit, sys; print(*sys.modules)").split()
+    loaded = run("-c", "import pjit.array_api, sys; print(*sys.modules)").split()
     assert not {"llvmlite", "onnx", "numba", "pjit.ir"} & set(loaded)
 
 
@@ -104,6 +104,13 @@ def test_tutorial_example():
     out = run(str(ROOT / "examples" / "tutorial_core.py"))
     assert out.count("equal to NumPy's result") == 3
     assert "fmul <8 x float>" in out
+
+
+def test_dynamic_example():
+    out = run(str(ROOT / "examples" / "dynamic.py"))
+    plain, compiled, loops = out.splitlines()
+    assert plain.rpartition(",")[0] == compiled.rpartition(",")[0]
+    assert int(loops.rpartition(" ")[2]) > 0
 
 
 def test_mlp_example():

@@ -6,12 +6,22 @@ from pjit.backends.llvm.build import build, emit
 from pjit.backends.llvm.limits import Probe
 from pjit.backends.llvm.module import NativeCode, emit_assembly
 from pjit.backends.llvm.pool import Pool
-from pjit.backends.llvm.target import LlvmMachine, machine
+from pjit.backends.llvm.target import TARGETS, LlvmMachine, machine, runs_here
 from pjit.backends.llvm.timed import TimedCode
 from pjit.ir.core import Module
 from pjit.ir.program import ProgramView
 
-__all__ = ["Pool", "Probe", "TimedCode", "build", "listings", "load_code", "machine"]
+__all__ = [
+    "TARGETS",
+    "Pool",
+    "Probe",
+    "TimedCode",
+    "build",
+    "listings",
+    "load_code",
+    "machine",
+    "runs_here",
+]
 
 load_code = NativeCode
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import gc
 import itertools
+import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from pjit.backends.llvm.resident import release
 from pjit.backends.llvm.target import LlvmMachine, initialize, target_machine
 from pjit.ir.errors import PjitError
 
@@ -49,7 +51,9 @@ def compile_modules(sources: Iterable[ir.Module], machine: LlvmMachine) -> tuple
     """
     with ThreadPoolExecutor(1, "pjit-llvm") as llvm_thread:
         parts = [llvm_thread.submit(compile_module, _text(s), machine) for s in sources]
-        return tuple(part.result() for part in parts)
+        code = tuple(part.result() for part in parts)
+    release()
+    return code
 
 
 def emit_assembly(source: ir.Module | str, machine: LlvmMachine) -> str:
@@ -59,11 +63,12 @@ def emit_assembly(source: ir.Module | str, machine: LlvmMachine) -> str:
 
 
 def _text(module: ir.Module) -> str:
-    """The text of a module, which is used up: freed at once, without the garbage collector."""
+    """The text of a module, which is used up."""
     text = str(module)
     for function in module.functions:
         for block in function.blocks:
             block.instructions.clear()
+    gc.collect(0)
     return text
 
 
@@ -121,6 +126,7 @@ class NativeCode:
                 self._tracker = library.link(_jit(), f"pjit.{next(_counter)}")
             except RuntimeError as e:
                 raise PjitError("object code cannot be loaded", got=str(e)) from None
+        release()
 
     def address(self, symbol: str = "run") -> int:
         """The address of an exported function.
@@ -139,6 +145,6 @@ class NativeCode:
             with _lock:
                 tracker.close()
 
-    def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not _finalizing() and hasattr(self, "_tracker"):  # else threads may be running it
             self.close()

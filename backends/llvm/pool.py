@@ -16,17 +16,20 @@ these accesses are sequentially consistent, so one of the two always sees the ot
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import platform
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from pjit.backends.llvm.module import NativeCode
+from pjit.backends.llvm.resident import release
 from pjit.backends.llvm.sync import (
     HAS_FUTEX,
     I32,
@@ -41,6 +44,7 @@ from pjit.backends.llvm.sync import (
     emit_wake,
     emit_yield,
 )
+from pjit.backends.llvm.target import initialize
 
 CAPACITY = 256  # jobs that may be outstanding; a power of two
 _IDLE_SECONDS = 100e-6  # how long a worker spins, for the next call of a caller in a loop
@@ -48,6 +52,9 @@ _WAIT_SECONDS = 30e-6  # how long a thread that waits for a job spins
 _WAIT_SLICE_NS = 100_000_000  # a waiting thread returns to the interpreter this often
 _NOBODY = 2**63 - 1  # the ticket in WAKE_AT when no thread waits
 _ALIGNMENT = 128  # keeps groups of cells apart, also where cache lines are fetched in pairs
+
+# What was stored under a name; else what a function makes, which is stored now.
+Store = Callable[[str, Callable[[], bytes]], bytes]
 
 # Machines whose plain loads are acquire loads: there a reader needs no fence.
 _LOADS_ACQUIRE = platform.machine() in ("x86_64", "AMD64")
@@ -78,6 +85,7 @@ class _Cell(IntEnum):
 
 
 _CELLS = _Cell.RING + 2 * CAPACITY
+_FUNCTIONS = tuple(f"pool_{n}" for n in "worker_loop wait run submit close fence spin".split())
 _RUN_TYPE = ir.FunctionType(VOID, [PTR, I64, I64])
 _IDLE, _LEAVE = I64(-1), I64(-2)  # what a worker does instead of a job, whose numbers begin at 0
 
@@ -443,22 +451,27 @@ def build_module(triple: str, futex: bool) -> ir.Module:
     return module
 
 
+def make_code(futex: bool) -> bytes:
+    """The object code of the native part of the pool."""
+    initialize(llvm.get_default_triple())
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        opt=2, reloc="pic", codemodel="small"
+    )
+    module = llvm.parse_assembly(str(build_module(machine.triple, futex)))
+    module.verify()
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(module, builder)
+    code = machine.emit_object(module)
+    release()
+    return code
+
+
 class _Native:
     """The compiled functions of the pool, for Python."""
 
-    def __init__(self, futex: bool) -> None:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        machine = llvm.Target.from_default_triple().create_target_machine(opt=2)
-        module = llvm.parse_assembly(str(build_module(machine.triple, futex)))
-        module.verify()
-        builder = llvm.create_pass_builder(
-            machine, llvm.create_pipeline_tuning_options(speed_level=2)
-        )
-        builder.getModulePassManager().run(module, builder)
-        self._engine = llvm.create_mcjit_compiler(module, machine)
-        self._engine.finalize_object()
-        address, i64, ptr = self._engine.get_function_address, ctypes.c_int64, ctypes.c_void_p
+    def __init__(self, code: bytes) -> None:
+        self._code = NativeCode([code], _FUNCTIONS)
+        address, i64, ptr = self._code.address, ctypes.c_int64, ctypes.c_void_p
         # CFUNCTYPE releases the GIL. PYFUNCTYPE keeps it: for what takes about a microsecond.
         self.worker_loop = ctypes.CFUNCTYPE(None, ptr, i64)(address("pool_worker_loop"))
         self.wait = ctypes.CFUNCTYPE(i64, ptr, i64, i64)(address("pool_wait"))
@@ -480,16 +493,23 @@ class _Native:
         return [max(1, int(rounds * s / fastest)) for s in seconds]
 
 
-@functools.cache
-def _native(futex: bool) -> _Native:
-    return _Native(futex)
+_natives: dict[bool, _Native] = {}
+
+
+def _native(futex: bool, store: Store | None) -> _Native:
+    found = _natives.get(futex)
+    if found is None:
+        make = partial(make_code, futex)
+        name = f"pool {llvm.get_default_triple()} {futex}"
+        found = _natives[futex] = _Native(make() if store is None else store(name, make))
+    return found
 
 
 class _Workers:
     """The running threads of a pool in one process, and the memory they share."""
 
-    def __init__(self, n_threads: int, first: int, futex: bool) -> None:
-        self.native = native = _native(futex)
+    def __init__(self, n_threads: int, first: int, futex: bool, store: Store | None) -> None:
+        self.native = native = _native(futex, store)
         self.pid = os.getpid()
         self.closed = False
         self._memory = ctypes.create_string_buffer(8 * _CELLS + _ALIGNMENT)
@@ -548,18 +568,21 @@ class Pool:
         n_threads: how many threads enter each program, one or more.
         futex: whether idle threads sleep on a Linux futex; otherwise they poll between naps of up
             to a millisecond.
+        store: Where the pool's own object code is kept; by default it is made in each process.
 
     Raises:
         ValueError: ``n_threads`` is less than one.
     """
 
-    def __init__(self, n_threads: int, *, futex: bool = HAS_FUTEX) -> None:
+    def __init__(
+        self, n_threads: int, *, futex: bool = HAS_FUTEX, store: Store | None = None
+    ) -> None:
         if n_threads < 1:
             raise ValueError(f"a pool needs at least one thread, got n_threads={n_threads}")
         if futex and not HAS_FUTEX:
             raise ValueError("this system has no futex that pjit can use: pass futex=False")
         self.n_threads = n_threads
-        self._futex = futex
+        self._futex, self._store = futex, store
         # Reentrant: a signal handler may submit while its thread is in submit().
         self._lock = threading.RLock()
         self._closed = False
@@ -568,6 +591,10 @@ class Pool:
         self._first = 0  # the last ticket before the present workers
         self._lost: list[range] = []
         _pools.add(self)
+
+    def prepare(self) -> None:
+        """Makes the pool's own code, which otherwise the first :meth:`submit` does."""
+        _native(self._futex, self._store)
 
     def submit(self, entry: int, ctx: int) -> int:
         """Puts a job into the queue and returns at once, unless CAPACITY jobs are outstanding.
@@ -665,7 +692,7 @@ class Pool:
     def _start(self) -> _Workers:
         if self._closed:
             raise RuntimeError("the worker pool is closed: it takes no more jobs")
-        self._workers = workers = _Workers(self.n_threads, self._first, self._futex)
+        self._workers = workers = _Workers(self.n_threads, self._first, self._futex, self._store)
         self._finalizer = weakref.finalize(self, workers.close)
         return workers
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from pjit.backends.llvm.resident import release
 from pjit.ir.errors import PjitError
 from pjit.ir.target import Machine
 
@@ -89,6 +90,7 @@ def initialize(triple: str) -> None:
     else:
         llvm.initialize_all_targets()
         llvm.initialize_all_asmprinters()
+    release()
 
 
 def machine(name: str = "host", threads: int = 1) -> LlvmMachine:

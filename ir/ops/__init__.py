@@ -71,7 +71,7 @@ from pjit.ir.ops.index import (
     Topk,
 )
 from pjit.ir.ops.linalg import Matmul, MatmulPacked, Pack
-from pjit.ir.ops.line import Cumsum, ScatterElements, ScatterNd
+from pjit.ir.ops.line import Cummax, Cummin, Cumprod, Cumsum, ScatterElements, ScatterNd
 from pjit.ir.ops.movement import Broadcast, Concat, Iota, Pad, Reshape, Slice, Transpose
 from pjit.ir.ops.nn import Conv, ConvPacked, Depthwise, PackWeights
 from pjit.ir.ops.norm import BatchNorm, LayerNorm, LogSoftmax, Softmax
@@ -115,6 +115,9 @@ __all__ = [
     "Copysign",
     "Cos",
     "Cosh",
+    "Cummax",
+    "Cummin",
+    "Cumprod",
     "Cumsum",
     "Depthwise",
     "Div",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,12 @@ class Const(OpDef, name="const"):
 
         key = b.module.add_constant(array, name)
         return b(Const, value=key, dtype=dtype(array.dtype), shape=tuple(array.shape))
+
+    @staticmethod
+    def later(b: Any, make: Callable[[], np.ndarray], t: TensorType, name: str = "c") -> Value:
+        """Builds a constant of a type from what makes its array."""
+        key = b.module.add_constant(make, name)
+        return b(Const, value=key, dtype=t.dtype, shape=t.static_shape)
 
 
 class Sizes(OpDef, name="sizes"):

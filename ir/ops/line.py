@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim
 from pjit.ir.kernel_builder import LineWriter
+from pjit.ir.loops import identity
 from pjit.ir.opdef import OpDef, attr, operand, sample
 from pjit.ir.ops.elementwise import ALL, in_f32
 from pjit.ir.ops.index import (
@@ -22,7 +23,7 @@ from pjit.ir.ops.index import (
     require_equal,
     widened,
 )
-from pjit.ir.types import NUMERIC, TensorType, bool_, f32, i32
+from pjit.ir.types import NUMERIC, TensorType, bool_, dtype, f32, i32
 
 REDUCTIONS: dict[str, Any] = {
     "none": None,
@@ -263,11 +264,11 @@ class ScatterNd(LineOp, name="scatter_nd"):
     )
 
 
-class Cumsum(LineOp, name="cumsum"):
-    """The running sum along an axis.
+class Cumulative(LineOp):
+    """Base of the running reductions along an axis.
 
-    ``exclusive`` leaves the element itself out, ``reverse`` sums from the end. f16 and bf16
-    accumulate in f32; integers wrap.
+    ``exclusive`` leaves the element itself out, ``reverse`` runs from the end. Sums and products of
+    f16 and bf16 accumulate in f32; integers wrap.
 
     Constraints:
         (C1) ``axis`` is a dimension of x.
@@ -277,6 +278,7 @@ class Cumsum(LineOp, name="cumsum"):
     axis = attr()
     exclusive = attr(False)
     reverse = attr(False)
+    combine: ClassVar[str]
     __slots__ = ()
 
     @staticmethod
@@ -285,35 +287,37 @@ class Cumsum(LineOp, name="cumsum"):
         require_axis(x, axis)
         return x
 
-    @staticmethod
-    @in_f32
-    def ref(x: np.ndarray, *, axis: int, exclusive: bool, reverse: bool) -> np.ndarray:
-        """NumPy's cumsum, shifted when exclusive and flipped when reversed."""
-        x = np.flip(x, axis) if reverse else x
-        out = np.cumsum(x, axis, x.dtype)
-        if exclusive and x.shape[axis]:
-            first = np.zeros_like(np.take(out, [0], axis))
-            out = np.concatenate([first, np.delete(out, -1, axis)], axis)
-        return np.flip(out, axis) if reverse else out
-
     @property
     def walked(self) -> tuple[int, ...]:
         """The axis."""
         return (self.axis,)
 
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
-        """Carries the sum along the axis."""
+        """Carries the result along the axis."""
         x, axis = self.x, self.axis
         extent, wide = x.shape[axis], f32 if x.dtype.is_float and x.dtype.bits < 32 else x.dtype
+        join = getattr(k.b, self.combine)
 
         def step(i: Sequence[Dim], total: Value) -> Value:
             j = extent - 1 - i[0] if self.reverse else i[0]
             index = (*at[:axis], j, *at[axis:])
-            after = k.b.add(total, k.b.cast(k.read(x, index), wide))
+            after = join(total, k.b.cast(k.read(x, index), wide))
             k.write(index, k.b.cast(total if self.exclusive else after, x.dtype))
             return after
 
-        k.each([extent], step, k.b.const(0, wide))
+        k.each([extent], step, k.b.const(identity(self.combine, wide), wide))
+
+
+def _cumulative(name: str, combine: str, doc: str) -> Any:
+    ufunc = REDUCTIONS[combine]
+
+    def ref(x: np.ndarray, *, axis: int, exclusive: bool, reverse: bool) -> np.ndarray:
+        x = np.flip(x, axis) if reverse else x
+        out = ufunc.accumulate(x, axis, x.dtype)
+        if exclusive and x.shape[axis]:
+            first = np.full_like(np.take(out, [0], axis), identity(combine, dtype(x.dtype)))
+            out = np.concatenate([first, np.delete(out, -1, axis)], axis)
+        return np.flip(out, axis) if reverse else out
 
     samples = (
         sample((3, 5), dtypes=NUMERIC, axis=1),
@@ -325,3 +329,17 @@ class Cumsum(LineOp, name="cumsum"):
         sample((3, 0), dtypes=(f32,), axis=1, exclusive=True),
         sample((1, 4), dtypes=(f32,), axis=0, exclusive=True),
     )
+    body: dict[str, Any] = {
+        "__doc__": doc,
+        "__module__": __name__,
+        "__slots__": (),
+        "combine": combine,
+    }
+    body |= {"ref": staticmethod(in_f32(ref)), "samples": samples}
+    return type(name.capitalize(), (Cumulative,), body, name=name)
+
+
+Cumsum = _cumulative("cumsum", "add", "The running sum along an axis.")
+Cumprod = _cumulative("cumprod", "mul", "The running product along an axis.")
+Cummax = _cumulative("cummax", "max", "The largest element so far; NaN propagates.")
+Cummin = _cumulative("cummin", "min", "The smallest element so far; NaN propagates.")

@@ -106,15 +106,14 @@ class _Conversion:
         return status
 
     def _write(self) -> None:
-        from pjit.backends.base import backend
-        from pjit.compiler import build
+        from pjit.compiler import build, machine_of
         from pjit.config import settings
         from pjit.passes.snapshot import clone
         from pjit.runtime import artifact
 
         options, binary = self.options, None
         chosen = settings(threads=options.threads, dump=options.dump_ir)
-        machine = backend(options.target).machine(threads=chosen.threads)
+        machine = machine_of(options.target, chosen)
         if options.aot or options.dump_ir is not None:
             with progress("compiling"):
                 again = partial(clone, self.module)
@@ -136,7 +135,8 @@ class _Conversion:
                 machine=machine,
             )
         size = os.path.getsize(options.output) / 1e6
-        code = ", with machine code for this CPU" if options.aot else ""
+        cpu = "this CPU" if machine.name == "host" else machine.name
+        code = f", with machine code for {cpu}" if options.aot else ""
         self.console.print(f"{options.output}: {size:.1f} MB{code}")
 
     def _load(self) -> None:

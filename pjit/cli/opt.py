@@ -22,11 +22,12 @@ def main(argv: list[str] | None = None) -> int:
         text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text()
         module = parse_module(text)
         if options.passes:
-            from pjit.backends.base import backend
+            from pjit.compiler import machine_of
+            from pjit.config import settings
             from pjit.passes.context import Context
             from pjit.passes.manager import run_pipeline
 
-            machine = backend("cpu").machine(threads=options.threads)
+            machine = machine_of("cpu", settings(threads=options.threads))
             run_pipeline(module, options.passes, Context(machine=machine, verify=True))
         print(print_module(module, locations=not options.no_locations), end="")
     except (OSError, UnicodeDecodeError, PjitError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from pjit.ir import ops
-from pjit.ir.arrays import aligned_copy
+from pjit.ir.arrays import aligned_empty
 from pjit.ir.core import Block, Module
 from pjit.ir.loops import For, kernels
 from pjit.ir.program import ProgramView, view
 from pjit.ir.text import parse_module, print_module
 from pjit.runtime.container import Bytes, Container, array_sections
+
+_PIECE = 8 << 20  # bytes of a mapped file that are copied at a time
 
 
 @dataclass
@@ -46,10 +49,8 @@ class Binary:
         file may change.
         """
         used = {op.attrs["value"] for op in module.main.walk() if isinstance(op, ops.Const)}
-        constants = module.constants
-        for name in used:
-            constants[name] = _owned(constants[name])
-        constants = {n: a for n, a in constants.items() if n in used}
+        constants = {n: _owned(module.constants[n]) for n in module.constants if n in used}
+        module.constants.update(constants)
         return Binary(view, code, constants, print_module(_skeleton(module)), meta)
 
     def sections(self, group: str) -> tuple[dict[str, Any], dict[str, Bytes]]:
@@ -103,10 +104,23 @@ def _outline(source: Block) -> Block:
 
 
 def _owned(array: np.ndarray) -> np.ndarray:
-    """The array, copied if its memory is a mapped file."""
+    """The array, copied if its memory is a mapped file; what was read of the file is unmapped."""
     base: Any = array
     while base is not None:
-        if isinstance(base, np.memmap):
-            return aligned_copy(array)
+        if isinstance(base, mmap.mmap):
+            return _copied(array, base)
         base = getattr(base, "base", None)
     return array
+
+
+def _copied(array: np.ndarray, mapped: mmap.mmap) -> np.ndarray:
+    """An aligned copy of an array in a mapped file, of which a piece at a time is resident."""
+    copy = aligned_empty(array.shape, array.dtype)
+    rows = max(1, _PIECE * len(array) // array.nbytes) if array.ndim and array.nbytes else 1
+    pieces = range(0, len(array), rows) if array.ndim else [0]
+    for at in pieces:
+        part = slice(at, at + rows) if array.ndim else ()
+        copy[part] = array[part]
+        if hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+    return copy

@@ -17,22 +17,24 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import numpy as np
 import platformdirs
 
+import pjit
 from pjit.errors import CacheWarning, PjitError
 from pjit.runtime import container
 from pjit.runtime.binary import Binary
 
 LIMIT = 4 << 30  # bytes
 LARGE = 8 << 20  # bytes of constants that take a while to write
-_KIND, _GROUP, _SUFFIX, _STAMP = "cache", "cache", ".pjit", ".stamp"
+_KIND, _GROUP = "cache", "cache"
+_SUFFIX, _CODE_SUFFIX, _STAMP = ".pjit", ".code", ".stamp"
 _SETTLED_NS = 2_000_000_000  # a file changed more recently may change again unnoticed
-_PACKAGES = ("pjit", "llvmlite", "numpy")
+_VERSIONS = (pjit.__version__, llvmlite.__version__, np.__version__)
 
 Log = Callable[[str], None]
 _warned: set[Path] = set()
@@ -91,13 +93,27 @@ class Cache:
         """
         path = self.folder / (key + _SUFFIX)
         if sum(a.nbytes for a in binary.constants.values()) < LARGE:
-            self._write(path, binary)
+            self._write(path, *binary.sections(_GROUP))
             return
-        _writes[path] = writing = _writer().submit(self._write, path, binary)
+        writing = _writer().submit(self._write, path, *binary.sections(_GROUP))
+        _writes[path] = writing
         writing.add_done_callback(lambda _: _writes.pop(path, None))
 
-    def _write(self, path: Path, binary: Binary) -> None:
-        meta, sections = binary.sections(_GROUP)
+    def code(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """Object code that does not depend on a program: what is stored under a name, or else what
+        ``make`` returns, which is stored now.
+        """
+        path = self.folder / (key(["code", name]) + _CODE_SUFFIX)
+        with contextlib.suppress(OSError, PjitError):
+            if self._is_private(path):
+                return container.Container.open(path, _KIND).section(name).tobytes()
+        made = make()
+        self._write(path, {}, {name: made})
+        return made
+
+    def _write(
+        self, path: Path, meta: Mapping[str, Any], sections: Mapping[str, container.Bytes]
+    ) -> None:
         try:
             self._make_folder()
             container.write(path, _KIND, meta, sections)
@@ -232,7 +248,7 @@ def _fingerprint() -> str:
     import pjit.passes
 
     digest = hashlib.blake2b(digest_size=20)
-    digest.update(repr([(p, _version(p)) for p in _PACKAGES]).encode())
+    digest.update(repr(_VERSIONS).encode())
     packages: tuple[Any, ...] = (pjit, pjit.ir, pjit.passes, pjit.backends)
     for package in packages:
         root = Path(package.__file__).parent
@@ -240,10 +256,3 @@ def _fingerprint() -> str:
             digest.update(str(file.relative_to(root)).encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Mapping
@@ -198,7 +197,7 @@ def write(
         {"name": n, "offset": 0, "size": b.nbytes, "crc": zlib.crc32(b)} for n, b in blocks.items()
     ]
     header = _placed(kind, dict(meta), table)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with open(temporary, "xb") as file:
             file.write(_HEAD.pack(MAGIC, VERSION, len(header), zlib.crc32(header), 0))

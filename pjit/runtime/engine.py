@@ -14,12 +14,15 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from pjit.backends.base import backend
 from pjit.errors import ExecutionError, PjitError
+
+if TYPE_CHECKING:
+    from pjit.runtime.cache import Cache
 
 CAPACITY = 256  # calls of the dispatcher that may be outstanding
 
@@ -28,6 +31,9 @@ class Pool(Protocol):
     """Worker threads that run native programs, one program after another."""
 
     n_threads: int
+
+    def prepare(self) -> None:
+        """Makes the pool's own code."""
 
     def submit(self, entry: int, ctx: int) -> int:
         """Queues ``entry(ctx, thread, n_threads)`` on all workers; returns a ticket."""
@@ -269,8 +275,13 @@ _by_key: dict[tuple[str, int], Engine] = {}
 _key_lock = threading.Lock()
 
 
-def engine(target: str, threads: int) -> Engine:
+def engine(target: str, threads: int, store: Cache | None = None) -> Engine:
     """The engine of this process for a back end and a number of threads.
+
+    Args:
+        target: The back end.
+        threads: The number of threads.
+        store: Where a new pool looks for its own code, and stores it.
 
     Raises:
         PjitError: No back end is called ``target``.
@@ -278,7 +289,8 @@ def engine(target: str, threads: int) -> Engine:
     with _key_lock:
         found = _by_key.get((target, threads))
         if found is None:
-            found = _by_key[target, threads] = Engine(backend(target).Pool(threads))
+            code = None if store is None else store.code
+            found = _by_key[target, threads] = Engine(backend(target).Pool(threads, store=code))
         return found
 
 

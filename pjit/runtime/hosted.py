@@ -11,7 +11,7 @@ import numpy as np
 from pjit.errors import ExecutionError, PjitError
 from pjit.ir import expr, ops
 from pjit.ir.call import BARRIER_WORD, ERROR_WORD
-from pjit.ir.core import Block, Function, Module, Value
+from pjit.ir.core import Block, Constants, Function, Module, Value
 from pjit.ir.expr import Expr
 from pjit.ir.interp import evaluate, interpret
 from pjit.ir.program import HostStep, Segment
@@ -43,7 +43,7 @@ class HostOperation:
             type(op)(body.args[: len(op.operands)], op.attrs, types, op.loc, regions)
         )
         body.append(ops.Return(copy.results, {}, (), op.loc))
-        self._module = Module(constants=dict(constants))
+        self._module = Module(constants=Constants(constants))
         self._module.add(Function("host", body))
         self.slots = [s for s, _ in step.inputs] + [s for _, s in step.captured]
         self.types = [t for _, t in step.inputs] + [v.tensor for v in outer]

@@ -93,7 +93,10 @@ def _best_gap(size: int, busy: list[tuple[int, int]], sizes: list[int]) -> int:
 def address_of(array: np.ndarray) -> int:
     """The address of the first element of an array."""
     if array.flags.carray and array.nbytes:  # five times as fast, but for these only
-        return ctypes.addressof(_byte_at(array))
+        try:
+            return ctypes.addressof(_byte_at(array))
+        except ValueError:  # the element types of ml_dtypes have no buffer
+            pass
     return array.__array_interface__["data"][0]
 
 

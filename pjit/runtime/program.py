@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pjit.array import Array, Work
+from pjit.array import Array, Work, as_numpy
 from pjit.errors import ExecutionError, InputError, PjitError
 from pjit.ir import expr
 from pjit.ir.arrays import aligned
@@ -406,7 +406,9 @@ class Runnable:
                 raise self._wrong_dtype(at, f"{a}, which is out of its range") from None
         else:
             try:
-                value = np.asarray(a)
+                value = as_numpy(a)
+            except PjitError:
+                raise
             except Exception as e:
                 raise self._wrong_dtype(at, f"{type(a).__name__} ({e})") from e
         if value.dtype == dt:

@@ -13,7 +13,7 @@ from pjit.ir.types import dtype as element_type
 from pjit.tracing.elementwise import COMPARISONS, UFUNCS, cast
 from pjit.tracing.indexing import update
 from pjit.tracing.trace import Trace, refuse, refuse_function
-from pjit.tracing.tracer import UFUNC_METHODS, WEAK, Tracer, as_tracer, tracers, value_of
+from pjit.tracing.tracer import UFUNC_METHODS, WEAK, Tracer, as_tracer, tracers, value_of, weak
 
 REDUCTIONS: dict[Any, Any] = {
     np.add: np.sum,
@@ -34,7 +34,7 @@ def loop(
     Raises:
         TypeError: NumPy has no loop.
     """
-    types = [type(x) if type(x) in WEAK else x.dtype for x in inputs]
+    types = [x.dtype if (n := weak(x)) is None else type(n) for x in inputs]
     options: dict[str, Any] = {"casting": casting}
     if dtype is not None:
         options["signature"] = (*(None,) * ufunc.nin, *(np.dtype(dtype),) * ufunc.nout)
@@ -102,6 +102,12 @@ def call(
     if ufunc is np.power:
         _check_exponent(operands)
     types = loop(ufunc, operands, dtype, casting)
+    for i, (x, d) in enumerate(zip(operands, types, strict=False)):
+        if _beyond(x, d) and ufunc in COMPARISONS and d != np.uint64:
+            types[: ufunc.nin] = [np.dtype(np.int64)] * ufunc.nin
+            break
+        if _beyond(x, d) and t.ask((x < _limits(d)[0]) | (x > _limits(d)[1]), f"fits {i}"):
+            raise OverflowError(f"Python integer out of bounds for {d}")
     try:
         values = [value_of(t, x, d) for x, d in zip(operands, types[: ufunc.nin], strict=True)]
     except OverflowError:
@@ -115,6 +121,23 @@ def call(
         for r, d, o in zip(results, types[ufunc.nin :], outs, strict=True)
     ]
     return made[0] if len(made) == 1 else tuple(made)
+
+
+def _limits(dtype: np.dtype) -> tuple[int, int]:
+    """The least and the greatest number of a dtype that a traced number can be."""
+    info, most = np.iinfo(dtype), np.iinfo(np.int64)
+    return max(int(info.min), int(most.min)), min(int(info.max), int(most.max))
+
+
+def _beyond(x: Any, dtype: np.dtype) -> bool:
+    """Whether an operand is a traced int that a dtype may not hold."""
+    if not isinstance(x, Tracer) or x.weak is not int or dtype.kind not in "iu":
+        return False
+    if dtype == np.int64:
+        return False
+    low, high = _limits(dtype)
+    least, most = getattr(x, "low", None), getattr(x, "high", None)
+    return least is None or least < low or most is None or most > high
 
 
 def _check_exponent(operands: list[Any]) -> None:
@@ -192,17 +215,6 @@ def reduce(
     return function(as_tracer(t, x), **options)
 
 
-def accumulate(
-    t: Trace, ufunc: np.ufunc, x: Any, axis: int = 0, dtype: Any = None, out: Any = None
-) -> Any:
-    """``ufunc.accumulate``; only of addition."""
-    if ufunc is not np.add:
-        refuse_function(f"np.{ufunc.__name__}.accumulate")
-    if isinstance(out, tuple):
-        (out,) = out
-    return np.cumsum(as_tracer(t, x), axis, dtype, out)
-
-
 def outer(t: Trace, ufunc: np.ufunc, a: Any, b: Any, **options: Any) -> Any:
     """``ufunc.outer``: every element of a with every one of b."""
     x, y = as_tracer(t, a), as_tracer(t, b)
@@ -221,7 +233,6 @@ def at(t: Trace, ufunc: np.ufunc, x: Any, index: Any, values: Any = None) -> Non
 UFUNC_METHODS |= {
     "__call__": call,
     "reduce": reduce,
-    "accumulate": accumulate,
     "outer": outer,
     "at": at,
 }

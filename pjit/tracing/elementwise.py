@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from pjit.ir import ops
 from pjit.ir.core import Op, Value
-from pjit.ir.types import DType, bf16, bool_, f16, f32, i32
+from pjit.ir.types import DType, bf16, bool_, dtype, f16, f32, i32
 from pjit.tracing.trace import Trace
 
 Rule = Callable[..., Any]
@@ -153,6 +154,69 @@ def _modf(t: Trace, x: Value) -> tuple[Value, Value]:
     return t(ops.Copysign, part, x), whole
 
 
+def _nextafter(t: Trace, x: Value, y: Value) -> Value:
+    """The next float towards y.
+
+    After S. Rump et al., "Computing predecessor and successor in rounding to nearest" (BIT, 2009):
+    away from zero, x + u (1 + 2 u) |x| rounds to the neighbour, where u is half of the precision.
+    16-bit floats compute in f32; of the others, numbers that are not large are scaled, so that
+    nothing is subnormal on the way.
+    """
+    element = x.dtype
+    info = ml_dtypes.finfo(element.numpy)
+    wide = f32 if element.bits < 32 else element
+    u, least = float(info.eps) / 2, float(info.smallest_subnormal)
+
+    def number(value: float) -> Value:
+        return t.scalar(value, wide)
+
+    x, y = cast(t, x, wide), cast(t, y, wide)
+    size, zero = t(ops.Abs, x), t(ops.Eq, x, number(0))
+    grows = t(ops.Or, zero, t(ops.Eq, t(ops.Gt, y, x), t(ops.Gt, x, number(0))))
+
+    def moved(size: Value, step: Value) -> Value:
+        return t(ops.Add, size, t(ops.Where, grows, step, t(ops.Neg, step)))
+
+    def neighbour(size: Value) -> Value:
+        return moved(size, t(ops.Mul, number(u * (1 + 2 * u)), size))
+
+    result = neighbour(size)
+    if wide is element:
+        scaled = t(ops.Mul, neighbour(t(ops.Mul, size, number(1 / u))), number(u))
+        result = t(ops.Where, t(ops.Lt, size, number(1)), scaled, result)
+    tiny = t(ops.Lt, size, number(2 * float(info.smallest_normal)))
+    result = t(ops.Where, tiny, moved(size, number(least)), result)
+    infinite = t(ops.Isinf, x, detect_negative=True, detect_positive=True)
+    result = t(ops.Where, infinite, number(float(info.max)), result)
+    result = t(ops.Copysign, result, t(ops.Where, zero, y, x))
+    same = x if element.bits < 32 else y  # the sign of zero, as NumPy has it
+    result = t(ops.Where, t(ops.Eq, x, y), same, result)
+    nan = t(ops.Or, t(ops.Isnan, x), t(ops.Isnan, y))
+    return cast(t, t(ops.Where, nan, t(ops.Add, x, y), result), element)
+
+
+def _spacing(t: Trace, x: Value) -> Value:
+    up, down = t.scalar(np.inf, x.dtype), t.scalar(-np.inf, x.dtype)
+    # Away from zero; of f16 NumPy's is the distance to the next larger one.
+    falls = t(ops.Eq, x, down) if x.dtype == f16 else t(ops.Lt, x, t.scalar(0, x.dtype))
+    end = t(ops.Where, falls, down, up)
+    return t(ops.Sub, _nextafter(t, x, end), x)
+
+
+def _bitcount(t: Trace, x: Value) -> Value:
+    """The number of ones of |x|, by adding neighbours: bits, pairs, fours, ..."""
+    unsigned = dtype(np.dtype(f"u{x.dtype.itemsize}"))
+    x = cast(t, _absolute(t, x), unsigned)
+    shift = 1
+    while shift < unsigned.bits:
+        every_other = ((1 << unsigned.bits) - 1) // ((1 << shift) + 1)
+        mask = t.scalar(every_other, unsigned)
+        high = t(ops.And, t(ops.Shr, x, t.scalar(shift, unsigned)), mask)
+        x = t(ops.Add, t(ops.And, x, mask), high)
+        shift *= 2
+    return x
+
+
 def _divmod(t: Trace, x: Value, y: Value) -> tuple[Value, Value]:
     return t(ops.Floordiv, x, y), t(ops.Mod, x, y)
 
@@ -274,6 +338,8 @@ UFUNCS: dict[np.ufunc, Rule] = {
     np.isfinite: _isfinite,
     np.signbit: _signbit,
     np.copysign: _op(ops.Copysign),
+    np.nextafter: _nextafter,
+    np.spacing: _spacing,
     np.heaviside: _heaviside,
     np.modf: _modf,
     np.add: _op(ops.Add, _or),
@@ -294,6 +360,7 @@ UFUNCS: dict[np.ufunc, Rule] = {
     np.bitwise_or: _or,
     np.bitwise_xor: _xor,
     np.invert: _not,
+    np.bitwise_count: _bitcount,
     np.left_shift: _op(ops.Shl),
     np.right_shift: _op(ops.Shr),
     np.logical_and: _logical(ops.And),

@@ -2,135 +2,63 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial, update_wrapper
 from threading import RLock
 from time import perf_counter
 from types import MethodType
-from typing import Any, NoReturn, cast, overload
+from typing import Any, overload
 
 import numpy as np
 import optree
 
 from pjit.array import Array
 from pjit.config import settings
-from pjit.errors import PjitError, TraceError
+from pjit.errors import FallbackWarning, PjitError, TraceError
 from pjit.ir.core import Loc, Module
-from pjit.ir.ops.basic import Return
 from pjit.ir.text import print_module
-from pjit.tracing import mathematics, products, selection  # noqa: F401  (they register themselves)
+from pjit.ir.types import type_of
+from pjit.tracing import handlers  # noqa: F401  (they register themselves)
+from pjit.tracing.explore import Explorer
+from pjit.tracing.frames import TRANSPARENT
+from pjit.tracing.guards import Guards, reader_of
 from pjit.tracing.location import user_traceback
-from pjit.tracing.signature import (
-    Parameters,
-    alive,
-    describe_leaf,
-    leaf_key,
-    tensor_type,
+from pjit.tracing.pytrees import flatten, unflatten
+from pjit.tracing.rebind import rebound
+from pjit.tracing.signature import Parameters, _ById, alive, describe_leaf, leaf_key, tensor_type
+from pjit.tracing.sizes import Undecided, Unsized
+from pjit.tracing.trace import RUNNING, Trace
+from pjit.tracing.tracer import Tracer
+from pjit.tracing.variants import (
+    MAX_VARIANTS,
+    Family,
+    Variant,
+    pattern_of,
+    varying,
 )
-from pjit.tracing.trace import Trace
-from pjit.tracing.tracer import Tracer, value_of
 
 MAX_PROGRAMS = 64
 
 
-@dataclass
-class Traced:
-    """What a trace gives: the graph, and how to make the result of a call.
-
-    Attributes:
-        module: The graph; its arguments are the traced leaves in order.
-        spec: The structure of the result.
-        leaves: Its leaves; those that are computed are None.
-        computed: Which leaves are the outputs of the program, in order.
-    """
-
-    module: Module
-    spec: optree.PyTreeSpec
-    leaves: list[Any]
-    computed: list[int]
-
-
-@dataclass
-class Entry:
-    """A signature and its program; there is none when nothing of the result is computed."""
-
-    traced: Traced
-    program: Any
-    inputs: tuple[int, ...]
-    key: tuple = field(repr=False)
-    stamp: int = 0
-
-    def __post_init__(self) -> None:
-        traced = self.traced
-        self.one_array = traced.spec.is_leaf() and len(traced.computed) == 1
-
-    def __call__(self, leaves: Sequence[Any]) -> Any:
-        """Runs the program on the leaves of a call."""
-        if len(self.inputs) < len(leaves):
-            leaves = [leaves[i] for i in self.inputs]
-        if self.one_array:
-            return self.program(leaves)[0]
-        result = list(self.traced.leaves)
-        if self.program is not None:
-            for at, array in zip(self.traced.computed, self.program(leaves), strict=True):
-                result[at] = array
-        return optree.tree_unflatten(self.traced.spec, result)
-
-
-def trace(
-    function: Callable, spec: optree.PyTreeSpec, leaves: list[Any], keys: tuple, names: list[str]
-) -> Traced:
-    """Runs a function on tracers.
-
-    Args:
-        function: What to trace.
-        spec: The structure of ``(args, kwargs)``.
-        leaves: The leaves of the call.
-        keys: Their parts of the signature.
-        names: Their names.
-
-    Raises:
-        TraceError: The function does something that is not traced.
-        InputError: An argument has a dtype that is not traced.
-    """
-    t = Trace(getattr(function, "__qualname__", repr(function)))
-    code = getattr(function, "__code__", None)
-    home = Loc.python(code.co_filename, code.co_firstlineno) if code else Loc(t.name)
-    inputs, passed = [], []
-    for leaf, key, name in zip(leaves, keys, names, strict=True):
-        if len(key) == 3:
-            passed.append(leaf)
-            continue
-        inputs.append(name)
-        passed.append(Tracer(t, t.block.add_arg(tensor_type(key, name), name), name))
-    args, kwargs = optree.tree_unflatten(spec, passed)
+def _intact(t: Trace, guards: Guards) -> None:
+    """Raises TraceError if a function that is traced changed what it did not make."""
     try:
-        result = function(*args, **kwargs)
-        out_leaves, out_spec = optree.tree_flatten(result)
-        computed = [i for i, x in enumerate(out_leaves) if isinstance(x, Tracer)]
-        values = [value_of(t, out_leaves[i]) for i in computed]
-    except Exception as e:
-        _raise(e)
+        t.rebinder.check()
     finally:
-        t.closed = True
-    t.builder.loc = home
-    t.builder(Return, *values)
-    paths = optree.treespec_paths(out_spec)
-    outputs = [".".join(map(str, ("result", *paths[i]))) for i in computed]
-    t.function.attrs |= {"inputs": tuple(inputs), "outputs": tuple(outputs)}
-    kept = [Array(x) if isinstance(x, np.ndarray) else x for x in out_leaves]
-    for i in computed:
-        kept[i] = None
-    return Traced(t.module, out_spec, kept, computed)
+        guards.undo()
 
 
-def _raise(error: Exception) -> NoReturn:
-    """Raises an error of a traced function; ours without our frames, also if NumPy wrapped it."""
-    for e in (error, error.__cause__, error.__context__):
-        if isinstance(e, TraceError):
-            raise e.with_traceback(user_traceback(e.__traceback__)) from None
-    raise error
+def _held(x: Any, key: tuple) -> Callable[[], Any]:
+    """Gives a leaf that is not traced again; an object is not kept alive for it."""
+    if len(key) == 2:
+        return lambda: None
+    if isinstance(key[2], _ById):
+        return key[2].ref
+    return lambda: x
 
 
 class CompiledFunction:
@@ -138,7 +66,7 @@ class CompiledFunction:
 
     A signature is the structure of the arguments, the dtypes and shapes of their arrays, and the
     values of the other leaves. The function runs in Python once per signature, on tracers; what it
-    captures (arrays and numbers of closures, globals and attributes) is taken as it is then.
+    captures (arrays and numbers of closures, globals and attributes) is compared at each call.
     Results are ``pjit.Array``; what does not depend on an argument array stays what it is. Called
     while another function is traced, it becomes part of that trace.
 
@@ -164,10 +92,14 @@ class CompiledFunction:
         self._name = getattr(function, "__qualname__", repr(function))
         self.target, self.threads, self.exec_mode = target, threads, exec_mode
         self._parameters = Parameters(function, static_argnames)
-        self._entries: dict[tuple, Entry] = {}
-        self._short: dict[tuple, Entry] = {}  # by dtypes and shapes of positional arrays alone
+        self._families: dict[tuple, Family] = {}
+        self._sized: set[tuple] = set()  # patterns of signatures whose sizes cannot vary
+        self._short: dict[tuple, Family] = {}  # by dtypes and shapes of positional arrays alone
         self._clock = 0
-        self._last: Entry | None = None
+        self._last: Variant | None = None
+        self._last_key: tuple | None = None
+        code = getattr(function, "__code__", None)
+        self.home = Loc.python(code.co_filename, code.co_firstlineno) if code else Loc(self._name)
         self._lock = RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -185,20 +117,37 @@ class CompiledFunction:
                     short.clear()
                     break
                 short += (x.dtype, x.shape)
-        entry = self._short.get(tuple(short)) if short else None
+        family = self._short.get(tuple(short)) if short else None
         leaves: Sequence[Any] = args
-        if entry is None:
-            flat, spec = optree.tree_flatten(cast(Any, (args, kwargs)))
-            if any(isinstance(x, Tracer) for x in flat):
-                return self.function(*args, **kwargs)
+        if family is None:
+            flat, spec = flatten((args, kwargs))
+            tracer = next((x for x in flat if isinstance(x, Tracer)), None)
+            if tracer is not None:
+                return rebound(tracer.context, self.function)(*args, **kwargs)
             key = self._key(spec, flat)
-            entry = self._entries.get(key) or self._add(key, flat)
+            family = self._families.get(key) or self._family(key)
             leaves = flat
             if short:
-                self._short[tuple(short)] = entry
-        self._clock = entry.stamp = self._clock + 1
-        self._last = entry
-        return entry(leaves)
+                self._short[tuple(short)] = family
+        self._clock = family.stamp = self._clock + 1
+        try:
+            variant = family.find() or self._add(family, leaves)
+            self._last = variant
+            return variant(leaves, args, kwargs)
+        except Exception as e:
+            kept = user_traceback(e.__traceback__)
+            e.__traceback__ = None if kept is e.__traceback__ and type(e) is TraceError else kept
+            raise
+
+    @property
+    def __pjit_stateless__(self) -> Callable:
+        """What tells it from others."""
+        return self.function
+
+    @property
+    def __pjit_function__(self) -> Callable:
+        """The function itself."""
+        return self.function
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """A method of an object, which is its first argument."""
@@ -216,27 +165,120 @@ class CompiledFunction:
             keys.append(key)
         return spec, tuple(keys)
 
-    def _add(self, key: tuple, leaves: list[Any]) -> Entry:
+    def _family(self, key: tuple) -> Family:
+        """The signature of a key: one with sizes that vary, if there is one or reason for it."""
         with self._lock:
-            if key in self._entries:
-                return self._entries[key]
-            began = perf_counter()
-            spec, keys = key
-            traced = trace(self.function, spec, leaves, keys, self._parameters.names(spec))
-            program = self._compile(traced.module) if traced.computed else None
-            inputs = tuple(i for i, k in enumerate(keys) if len(k) == 2)
-            entry = Entry(traced, program, inputs, key)
-            self._log(key, perf_counter() - began)
-            for old in [k for k in self._entries if not alive(k)]:
+            for old in [k for k in self._families if not alive(k)]:
                 self._forget(old)
-            if len(self._entries) >= MAX_PROGRAMS:
-                self._forget(min(self._entries, key=lambda k: self._entries[k].stamp))
-            self._entries[key] = entry
-            return entry
+            if len(self._families) >= MAX_PROGRAMS:
+                self._forget(min(self._families, key=lambda k: self._families[k].stamp))
+            names = self._parameters.names(key[0])
+            types = [tensor_type(k, n) for k, n in zip(key[1], names, strict=True) if len(k) == 2]
+            pattern = pattern_of(key)
+            alike = [f for f in self._families.values() if pattern_of(f.key) == pattern]
+            for f in alike:
+                if f.symbolic and f.fits(types):
+                    self._families[key] = f
+                    return f
+            made = Family(key, types)
+            if alike and pattern not in self._sized:
+                latest = max(alike, key=lambda f: f.stamp)
+                made = Family(key, varying(latest.types, types))
+            return self._families.setdefault(key, made)
 
     def _forget(self, key: tuple) -> None:
-        entry = self._entries.pop(key)
-        self._short = {k: e for k, e in self._short.items() if e is not entry}
+        family = self._families.pop(key)
+        self._short = {k: f for k, f in self._short.items() if f is not family}
+
+    def _settle(self, family: Family, leaves: Sequence[Any]) -> Variant:
+        """Traces a signature with sizes that vary; with its own sizes if that is not possible."""
+        try:
+            return self._trace(family, leaves)
+        except (Undecided, Unsized, PjitError, TypeError, ValueError, IndexError) as e:
+            if not family.symbolic:
+                raise
+            settings().say("recompiles", f"{self._name} is compiled for one size: {e!r:.200}")
+            self._sized.add(pattern_of(family.key))
+            names = self._parameters.names(family.key[0])
+            keys = zip(family.key[1], names, strict=True)
+            family.types = [tensor_type(k, n) for k, n in keys if len(k) == 2]
+            return self._trace(family, leaves)
+
+    def _add(self, family: Family, leaves: Sequence[Any]) -> Variant:
+        """Traces and compiles the function for a signature."""
+        with self._lock:
+            found = family.find()
+            if found is not None:
+                return found
+            began = perf_counter()
+            variant = self._settle(family, leaves)
+            self._log(family, variant, perf_counter() - began)
+            family.variants = [variant, *family.variants[: MAX_VARIANTS - 1]]
+            return variant
+
+    def _drop(self, variant: Variant) -> None:
+        """Forgets a program whose exploration was broken off."""
+        for f in self._families.values():
+            f.variants = [v for v in f.variants if v is not variant]
+
+    def _trace(self, family: Family, leaves: Sequence[Any]) -> Variant:
+        spec, keys = family.key
+        names = self._parameters.names(spec)
+        inputs = tuple(i for i, k in enumerate(keys) if len(k) == 2)
+        fixed = [(names[i], x) for i, x in enumerate(leaves) if i not in inputs]
+        guards = Guards.of(self.function, fixed)
+        types = [(names[i], t) for i, t in zip(inputs, family.types, strict=True)]
+        kept = [_held(x, k) for x, k in zip(leaves, keys, strict=True)]
+        explorer = Explorer(self._name, types, partial(self._run, spec, kept, inputs, guards))
+        explorer.explore()
+        if any(m in sys.modules for m in guards.missing):
+            guards = Guards.of(self.function, fixed)
+        variant = Variant(self, explorer, guards, inputs)
+        variant.build([leaves[i] for i in inputs])
+        if family.symbolic and not variant.accepts(
+            [type_of(np.asarray(leaves[i])) for i in inputs]
+        ):
+            raise Undecided
+        return variant
+
+    def _run(
+        self,
+        spec: optree.PyTreeSpec,
+        leaves: list[Callable[[], Any]],
+        inputs: tuple[int, ...],
+        guards: Guards,
+        t: Trace,
+        tracers: list[Tracer],
+    ) -> Any:
+        """Runs the function on tracers."""
+        passed = [read() for read in leaves]
+        for i, x in zip(inputs, tracers, strict=True):
+            passed[i] = x
+        args, kwargs = unflatten(spec, passed)
+        function = rebound(t, self.function)
+        t.base = sys._getframe()
+        t.intact = partial(_intact, t, guards)
+        outer, RUNNING.trace = getattr(RUNNING, "trace", None), t
+        try:
+            made = function(*args, **kwargs)
+        except Exception:
+            t.check()
+            raise
+        except BaseException:
+            with suppress(TraceError):
+                t.intact()
+            raise
+        finally:
+            RUNNING.trace = outer
+        t.check()
+        after, same = flatten((args, kwargs))
+        if same != spec or any(a is not b for a, b in zip(after, passed, strict=True)):
+            raise TraceError(
+                "the function changes a container that is its argument",
+                where=str(self.home),
+                remedy="return the new value; begin with a copy of the container",
+            )
+        return made
 
     def _compile(self, module: Module) -> Any:
         from pjit.compiler import compile_module
@@ -244,26 +286,42 @@ class CompiledFunction:
         options = settings(threads=self.threads, exec_mode=self.exec_mode)
         return compile_module(module, target=self.target, options=options)
 
-    def _log(self, key: tuple, seconds: float) -> None:
+    def _log(self, family: Family, variant: Variant, seconds: float) -> None:
         """Says what differs from the call before when a function is compiled again."""
-        if self._last is None:
+        key, before = family.key, self._last_key
+        self._last_key = key
+        if before is None:
             return
-        old = dict(zip(self._parameters.names(self._last.key[0]), self._last.key[1], strict=True))
+        old = dict(zip(self._parameters.names(before[0]), before[1], strict=True))
         new = dict(zip(self._parameters.names(key[0]), key[1], strict=True))
         changes = [
             f"{n} {describe_leaf(old[n]) if n in old else 'absent'} -> {describe_leaf(k)}"
             for n, k in new.items()
             if old.get(n) != k
         ]
+        guard = next((g for v in family.variants if (g := v.guards.missed()) is not None), None)
+        if guard is not None:
+            changes.append(guard.change())
+            line = reader_of(variant.guards.codes, guard.name)
+            changes[-1] += f", read at {line}" if line else ""
+        count = sum(len(f.variants) for f in self._families.values()) + 1
         settings().say(
             "recompiles",
-            f"{self._name} ({len(self._entries) + 1} programs, {seconds * 1e3:.0f} ms): "
+            f"{self._name} ({count} programs, {seconds * 1e3:.0f} ms): "
             + ("; ".join(changes) or "another structure of the arguments"),
         )
+        if guard is not None and len(family.variants) >= MAX_VARIANTS and not family.told:
+            family.told = True
+            warnings.warn(
+                f"{self._name} is compiled again for each of many values: {changes[-1]}; pass it "
+                "as an argument that is an array",
+                FallbackWarning,
+                stacklevel=4,
+            )
 
     # What was compiled
 
-    def _shown(self, what: str) -> Entry:
+    def _shown(self, what: str) -> Variant:
         if self._last is None:
             raise PjitError(
                 f"{self._name} has no {what} yet: it was not called",
@@ -288,7 +346,7 @@ class CompiledFunction:
             return entry.program.ir(stage)
         if stage not in (None, "graph"):
             raise PjitError(f"no stage is called {stage!r}", expected="graph")
-        return print_module(entry.traced.module)
+        return print_module(entry.now.made.module)
 
     def report(self, *args: Any, **kwargs: Any) -> Any:
         """What was compiled and how: a ``pjit.report.Report``.
@@ -306,11 +364,14 @@ class CompiledFunction:
         entry = self._shown("report")
         if entry.program is None:
             raise PjitError(f"{self._name} has no report: its result does not depend on an array")
-        if not (args or kwargs):
-            return entry.program.report()
-        leaves, spec = optree.tree_flatten(cast(Any, (args, kwargs)))
+        leaves, spec = flatten((args, kwargs))
         self._key(spec, leaves)  # makes foreign arrays NumPy's
-        return entry.program.report(*(leaves[i] for i in entry.inputs))
+        inputs = [leaves[i] for i in entry.inputs] if args or kwargs else []
+        programs = {id(v) for f in self._families.values() for v in f.variants}
+        return replace(entry.program.report(*inputs), control=entry.control(len(programs)))
+
+
+TRANSPARENT.add(CompiledFunction.__call__.__code__)
 
 
 @overload

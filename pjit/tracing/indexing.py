@@ -10,8 +10,12 @@ import numpy as np
 
 from pjit.ir import ops
 from pjit.ir.core import Value
+from pjit.ir.expr import Dim
 from pjit.ir.types import i32, i64
 from pjit.tracing.elementwise import cast
+from pjit.tracing.policy import Restart
+from pjit.tracing.scalar import Scalar
+from pjit.tracing.sizes import Undecided, broadcast, dim_of, dims, span
 from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import Tracer, as_tracer, tracers, value_of
 
@@ -30,15 +34,20 @@ class Basic:
         shape: The shape of the part: ``sizes`` without the dimensions of integers, with new axes.
     """
 
-    source: tuple[int, ...]
-    starts: tuple[int, ...]
-    sizes: tuple[int, ...]
+    source: tuple[Dim, ...]
+    starts: tuple[Dim, ...]
+    sizes: tuple[Dim, ...]
     steps: tuple[int, ...]
-    shape: tuple[int, ...]
+    shape: tuple[Dim, ...]
+    writable = True
 
     def whole(self, d: int) -> bool:
         """Whether dimension d is taken as it is."""
         return (self.starts[d], self.sizes[d], self.steps[d]) == (0, self.source[d], 1)
+
+    def is_all(self) -> bool:
+        """Whether the part is the array itself."""
+        return self.shape == self.source and all(map(self.whole, range(len(self.source))))
 
     def read(self, t: Trace, x: Value) -> Value:
         """The part."""
@@ -55,16 +64,19 @@ class Basic:
         for d, extent in enumerate(self.source):
             if self.whole(d):
                 continue
-            at = self.starts[d] + self.steps[d] * np.arange(self.sizes[d])
+            start, size = self.starts[d], self.sizes[d]
+            if not (isinstance(extent, int) and isinstance(start, int) and isinstance(size, int)):
+                raise Undecided
+            at = start + self.steps[d] * np.arange(size)
             if self.steps[d] == 1:
                 low, high = [0] * len(self.source), [0] * len(self.source)
-                low[d], high[d] = self.starts[d], extent - self.starts[d] - self.sizes[d]
+                low[d], high[d] = start, extent - start - size
                 new = t(ops.Pad, new, low=low, high=high)
             else:
                 origin = np.zeros(extent, np.int64)
-                origin[at] = np.arange(self.sizes[d])
+                origin[at] = np.arange(size)
                 new = t(ops.Gather, new, t.constant(origin), axis=d)
-            if self.sizes[d] < extent:
+            if size < extent:
                 mask = np.zeros(extent, bool)
                 mask[at] = True
                 masks.append(t.constant(mask.reshape(-1, *(1,) * (len(self.source) - d - 1))))
@@ -76,7 +88,80 @@ class Basic:
         return t(ops.Where, both, new, x)
 
 
-def reshaped(t: Trace, x: Value, shape: tuple[int, ...]) -> Value:
+class Picked:
+    """A view of what is at an index that is traced, along one dimension.
+
+    Two of them are equal for the same dimension: the index is one of ``parts``.
+    """
+
+    writable = True
+
+    def __init__(self, axis: int, index: Scalar) -> None:
+        self.axis, self.parts = axis, (index,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picked) and self.axis == other.axis
+
+    def __hash__(self) -> int:
+        return hash(self.axis)
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """What is at the index."""
+        return t(ops.Gather, base, self.parts[0].value, axis=self.axis)
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """The base with another part there."""
+        rank, extent = base.tensor.rank, base.shape[self.axis]
+        places = t(ops.Iota, size=extent, dtype=i64)
+        here = t(ops.Eq, places, self.parts[0].value)
+        here = t(ops.Reshape, here, shape=(extent, *(1,) * (rank - self.axis - 1)))
+        shape = (*base.shape[: self.axis], 1, *base.shape[self.axis + 1 :])
+        return t(ops.Where, here, t(ops.Reshape, new, shape=shape), base)
+
+
+def _placed(x: Tracer, index: Scalar, d: int) -> Scalar:
+    """An index within the dimension: asks, unless it is known to be there; negative ones count
+    from the end.
+    """
+    extent = x.shape[d]
+    t = x.context
+    low, high = index.low, index.high
+    below = dim_of(extent) in index.below
+    fits = low is not None and low >= 0 and (below or (high is not None and _less(high, extent)))
+    if not fits:
+        if index.loop is not None and low is not None and low >= 0:
+            size = dim_of(extent)
+            assert size is not None
+            if t.policy.limit(index.loop, size):
+                raise t.stop(Restart())
+        outside = (
+            (index < -extent) | (index >= extent) if low is None or low < 0 else index >= extent
+        )
+        if t.ask(outside, f"index {d}"):
+            raise IndexError(f"index is out of bounds for axis {d} with size {extent}")
+    if low is not None and low >= 0:
+        return index
+    wrapped = t(ops.Where, (index < 0).value, (index + extent).value, index.value)
+    return Scalar(t, wrapped, int, index.origins)
+
+
+def _less(high: int, extent: Any) -> bool:
+    return isinstance(extent, int) and high < extent
+
+
+def _picked(x: Tracer, entries: list[Entry]) -> tuple[Tracer, list[Entry]]:
+    """Takes what is at the traced integers of an index; the rest of the index is left."""
+    d, rest = 0, []
+    for e in entries:
+        if isinstance(e, Scalar):
+            x = x.derive(Picked(d, e))
+            continue
+        rest.append(e)
+        d += e is not None
+    return x, rest
+
+
+def reshaped(t: Trace, x: Value, shape: tuple[Dim, ...]) -> Value:
     """The value in a shape; nothing is built when it has it."""
     return x if x.shape == tuple(shape) else t(ops.Reshape, x, shape=shape)
 
@@ -91,17 +176,20 @@ def getitem(x: Tracer, index: Any) -> Tracer:
     entries = parse(x, index)
     t = x.context
     if not any(_is_array(e) for e in entries):
+        x, entries = _picked(x, entries)
         part = basic(x.shape, entries)
-        integers_only = isinstance(index, tuple | int | np.integer) and _all_integers(index)
+        integers_only = _all_integers(index)
         if not part.shape and integers_only:
             return Tracer(t, part.read(t, x.value))
-        return x.derive(lambda v: part.read(t, v), lambda v, new: part.write(t, v, new))
+        picked = isinstance(x.window, Picked) and part.is_all()
+        return x if picked else x.derive(part)
     return _gather(x, entries)
 
 
 def _all_integers(index: Any) -> bool:
     return all(
-        isinstance(e, int | np.integer) for e in (index if isinstance(index, tuple) else (index,))
+        isinstance(e, int | np.integer | Scalar)
+        for e in (index if isinstance(index, tuple) else (index,))
     )
 
 
@@ -122,6 +210,7 @@ def setitem(x: Tracer, index: Any, new: Any) -> None:
     if any(_is_array(e) for e in entries):
         update(x, index, new, "none")
         return
+    x, entries = _picked(x, entries)
     part = basic(x.shape, entries)
     value = _fitted(t, value_of(t, new, x.dtype), part.shape)
     x.assign(part.write(t, x.value, value))
@@ -142,13 +231,13 @@ def update(x: Tracer, index: Any, new: Any, reduction: str) -> None:
     x.assign(reshaped(t, flat, x.shape))
 
 
-def _fitted(t: Trace, value: Value, shape: tuple[int, ...]) -> Value:
+def _fitted(t: Trace, value: Value, shape: tuple[Dim, ...]) -> Value:
     """Broadcasts a value that is assigned; superfluous leading dimensions of size 1 are dropped."""
     own = list(value.shape)
     while len(own) > len(shape) and own[0] == 1:
         del own[0]
     try:
-        fits = np.broadcast_shapes(tuple(own), shape) == shape
+        fits = broadcast(tuple(own), shape) == shape
     except ValueError:
         fits = False
     if not fits:
@@ -186,7 +275,7 @@ def _assign_where(x: Tracer, mask: Any, new: Any) -> bool:
 
 
 def _is_array(e: Entry) -> bool:
-    return isinstance(e, np.ndarray | Tracer)
+    return isinstance(e, np.ndarray | Tracer) and not isinstance(e, Scalar)
 
 
 def _is_mask(e: Any) -> bool:
@@ -218,7 +307,9 @@ def parse(x: Tracer, index: Any) -> list[Entry]:
     for i, e in enumerate(entries):
         if e is None:
             continue
-        if isinstance(e, int):
+        if isinstance(e, Scalar):
+            entries[i] = _placed(x, e, d)
+        elif isinstance(e, int):
             entries[i] = _checked(e, d, x.shape)
         elif isinstance(e, np.ndarray) and e.size:
             _checked(int(e.min()), d, x.shape)
@@ -235,6 +326,8 @@ def _checked(i: int, d: int, shape: tuple[int, ...]) -> int:
 
 def _entry(t: Trace, e: Any) -> list[Entry]:
     if e is None or e is Ellipsis or isinstance(e, slice):
+        return [e]
+    if isinstance(e, Scalar) and e.weak is int:
         return [e]
     if isinstance(e, int | np.integer) and not isinstance(e, bool | np.bool_):
         return [operator.index(e)]
@@ -268,9 +361,8 @@ def basic(shape: tuple[int, ...], entries: list[Entry]) -> Basic:
             out.append(1)
             continue
         if isinstance(e, slice):
-            start, stop, step = e.indices(shape[d])
-            size = len(range(start, stop, step))
-            starts.append(start if size else 0)
+            start, size, step = span(e, shape[d])
+            starts.append(start)
             sizes.append(size)
             steps.append(step)
             out.append(size)
@@ -279,7 +371,7 @@ def basic(shape: tuple[int, ...], entries: list[Entry]) -> Basic:
             sizes.append(1)
             steps.append(1)
         d += 1
-    return Basic(shape, tuple(starts), tuple(sizes), tuple(steps), tuple(out))
+    return Basic(dims(shape), dims(starts), dims(sizes), tuple(steps), dims(out))
 
 
 # Index arrays
@@ -288,7 +380,7 @@ def basic(shape: tuple[int, ...], entries: list[Entry]) -> Basic:
 def _gather(x: Tracer, entries: list[Entry]) -> Tracer:
     """An index with arrays: slices, then a gather along the dimensions of arrays and integers."""
     t = x.context
-    advanced = [i for i, e in enumerate(entries) if _is_array(e) or isinstance(e, int)]
+    advanced = [i for i, e in enumerate(entries) if _is_array(e) or isinstance(e, int | Scalar)]
     kept = [slice(None) if i in advanced else e for i, e in enumerate(entries)]
     value = basic(x.shape, kept).read(t, x.value)
     arrays = [_index_value(t, entries[i]) for i in advanced]
@@ -299,7 +391,7 @@ def _gather(x: Tracer, entries: list[Entry]) -> Tracer:
     if len({a.dtype for a in arrays}) > 1:
         arrays = [cast(t, a, i64) for a in arrays]
     perm = [*advanced, *(i for i in range(len(entries)) if i not in advanced)]
-    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    shape = broadcast(*(a.shape for a in arrays))
     columns = [
         reshaped(t, t(ops.Broadcast, a, shape=shape) if a.shape != shape else a, (*shape, 1))
         for a in arrays

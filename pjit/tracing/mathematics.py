@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from pjit.tracing.reductions import finish
-from pjit.tracing.tracer import WEAK, Tracer, as_tracer, implements, trace_of, tracers, xp
+from pjit.tracing.scalar import number
+from pjit.tracing.sizes import broadcast, product
+from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of, tracers, weak, xp
 
 NOTHING = np._NoValue
 
@@ -26,12 +28,16 @@ def clip(
     """np.clip."""
     low = a_min if min is NOTHING else min
     high = a_max if max is NOTHING else max
-    bounds = [b for b in (low, high) if b is not None]
-    t = trace_of(a, bounds, out)
+    t = trace_of(a, low, high, out)
     x = as_tracer(t, a)
+    if x.dtype.kind in "iu":  # Python integers beyond the dtype are no bounds
+        limits = np.iinfo(x.dtype)
+        low = None if type(low) is int and low <= limits.min else low
+        high = None if type(high) is int and high >= limits.max else high
+    bounds = [b for b in (low, high) if b is not None]
     if not bounds:
         return finish(xp.positive(x, **options) if x.dtype != bool else x.copy(), out)
-    kinds = (b if type(b) in WEAK else as_tracer(t, b).dtype for b in bounds)
+    kinds = (as_tracer(t, b).dtype if (n := weak(b)) is None else n for b in bounds)
     x = x.astype(np.result_type(x.dtype, *kinds))
     x = x if low is None else xp.maximum(x, low, **options)
     return finish(x if high is None else xp.minimum(x, high, **options), out)
@@ -42,6 +48,8 @@ def round_(a: Any, decimals: int = 0, out: Any = None) -> Tracer:
     """np.round."""
     x = as_tracer(trace_of(a, out), a)
     if x.dtype == bool:
+        if decimals:
+            raise TypeError("bool is rounded to whole numbers only")
         result = x.astype(np.float16)
         return finish(xp.rint(result), out)
     if x.dtype.kind in "iu":
@@ -90,7 +98,12 @@ def isclose(
 @implements(np.allclose)
 def allclose(a: Any, b: Any, *args: Any, **kwargs: Any) -> Tracer:
     """np.allclose, as a traced bool."""
-    return xp.all(isclose(a, b, *args, **kwargs))
+    return _bool(xp.all(isclose(a, b, *args, **kwargs)))
+
+
+def _bool(x: Tracer) -> Tracer:
+    """What is a bool of Python in NumPy."""
+    return number(x.context, x, bool)
 
 
 @implements(np.array_equal)
@@ -101,7 +114,7 @@ def array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> Any:
     equal = xp.equal(a1, a2)
     if equal_nan:
         equal = equal | ((a1 != a1) & (a2 != a2))
-    return xp.all(equal)
+    return _bool(xp.all(equal))
 
 
 @implements(np.isposinf)
@@ -134,30 +147,41 @@ def sinc(x: Any) -> Tracer:
     return xp.sin(y) / y
 
 
-@implements(np.polyval)
-def polyval(p: Any, x: Any) -> Tracer:
-    """np.polyval, by Horner's rule."""
-    t = trace_of(p, x)
-    result = xp.zeros_like(as_tracer(t, x))
-    for c in as_tracer(t, p):
-        result = result * x + c
-    return result
+@implements(np.angle)
+def angle(z: Any, deg: bool = False) -> Tracer:
+    """np.angle: of real numbers, 0 or pi."""
+    result = xp.arctan2(0, z)
+    return result * (180 / np.pi) if deg else result
 
 
-@implements(np.trapezoid)
-def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Tracer:
-    """np.trapezoid."""
-    t = trace_of(y, x, dx)
-    values = as_tracer(t, y)
-    width: Any = dx
-    if x is not None:
-        steps = xp.diff(as_tracer(t, x), axis=axis if xp.ndim(x) > 1 else -1)
-        shape = [1] * values.ndim
-        shape[axis] = steps.shape[0] if steps.ndim == 1 else 1
-        width = steps.reshape(shape) if steps.ndim == 1 else steps
-    lead = (slice(None),) * (axis % values.ndim)
-    upper, lower = values[(*lead, slice(1, None))], values[(*lead, slice(None, -1))]
-    return xp.sum(width * (upper + lower) / 2.0, axis)
+@implements(np.isreal)
+def isreal(x: Any) -> Tracer:
+    """np.isreal: all are."""
+    return xp.ones_like(x, bool)
+
+
+@implements(np.iscomplex)
+def iscomplex(x: Any) -> Tracer:
+    """np.iscomplex: none is."""
+    return xp.zeros_like(x, bool)
+
+
+@implements(np.array_equiv)
+def array_equiv(a1: Any, a2: Any) -> Any:
+    """np.array_equiv, as a traced bool; False when the shapes do not broadcast."""
+    try:
+        broadcast(xp.shape(a1), xp.shape(a2))
+    except ValueError:
+        return False
+    return _bool(xp.all(xp.equal(a1, a2)))
+
+
+if hasattr(np, "astype"):
+
+    @implements(np.astype, device=("cpu", None))
+    def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Tracer:
+        """np.astype."""
+        return x.astype(dtype, copy=copy)
 
 
 @implements(np.real)
@@ -198,13 +222,19 @@ def size(a: Any, axis: Any = None) -> int:
     """np.size."""
     dims = shape(a)
     axes = range(len(dims)) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
-    return int(xp.prod([dims[d] for d in axes], dtype=np.int64))
+    return product(dims[d] for d in axes)
 
 
 @implements(np.iscomplexobj)
 def iscomplexobj(x: Any) -> bool:
     """np.iscomplexobj: never."""
     return False
+
+
+@implements(np.isrealobj)
+def isrealobj(x: Any) -> bool:
+    """np.isrealobj: always."""
+    return True
 
 
 @implements(np.result_type)

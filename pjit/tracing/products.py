@@ -9,6 +9,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from pjit.tracing.reductions import axes_of, finish
+from pjit.tracing.sizes import product
 from pjit.tracing.trace import refuse_function
 from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of, xp
 
@@ -114,7 +115,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tracer:
         raise ValueError("shape-mismatch for sum")
     rows = [d for d in range(x.ndim) if d not in left]
     cols = [d for d in range(y.ndim) if d not in right]
-    depth = int(xp.prod([x.shape[d] for d in left], dtype=np.int64))
+    depth = product(x.shape[d] for d in left)
     shape = [*(x.shape[d] for d in rows), *(y.shape[d] for d in cols)]
     x2 = xp.transpose(x, [*rows, *left]).reshape(_size(x, rows), depth)
     y2 = xp.transpose(y, [*right, *cols]).reshape(depth, _size(y, cols))
@@ -122,7 +123,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tracer:
 
 
 def _size(x: Tracer, axes: Any) -> int:
-    return int(xp.prod([x.shape[d] for d in axes], dtype=np.int64))
+    return product(x.shape[d] for d in axes)
 
 
 @implements(np.kron)
@@ -157,6 +158,24 @@ def cross(
 # einsum
 
 
+@implements(np.linalg.cross)
+def linalg_cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Tracer:
+    """np.linalg.cross."""
+    return cross(x1, x2, axis=axis)
+
+
+@implements(np.linalg.diagonal)
+def linalg_diagonal(x: Any, /, *, offset: int = 0) -> Tracer:
+    """np.linalg.diagonal."""
+    return xp.diagonal(x, offset, -2, -1)
+
+
+@implements(np.linalg.trace)
+def linalg_trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Tracer:
+    """np.linalg.trace."""
+    return xp.trace(x, offset, -2, -1, dtype)
+
+
 @implements(np.einsum, order=("K", "C", "A"))
 def einsum(
     *operands: Any, out: Any = None, optimize: Any = False, dtype: Any = None, casting: Any = "safe"
@@ -183,6 +202,15 @@ def einsum(
             "einstein sum subscripts string included an output label that is no input's"
         )
     return finish(xp.transpose(x, [labels.index(c) for c in output]).copy(), out)
+
+
+@implements(np.einsum_path)
+def einsum_path(*operands: Any, optimize: Any = "greedy", einsum_call: bool = False) -> Any:
+    """np.einsum_path, which shapes decide."""
+    known = [
+        xp.broadcast_to(x.dtype.type(0), x.shape) if isinstance(x, Tracer) else x for x in operands
+    ]
+    return xp.einsum_path(*known, optimize=optimize, einsum_call=einsum_call)
 
 
 def _parse(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:
@@ -268,7 +296,7 @@ def _contract(left: Term, right: Term, keep: set[str]) -> Term:
     def arranged(z: Tracer, labels: str, *groups: list[str]) -> Tracer:
         z = xp.transpose(z, [labels.index(c) for g in groups for c in g])
         shape = [sizes[c] for c in groups[0]]
-        return z.reshape([*shape, *(int(xp.prod([sizes[c] for c in g])) for g in groups[1:])])
+        return z.reshape([*shape, *(product(sizes[c] for c in g) for g in groups[1:])])
 
     if summed:
         z = xp.matmul(arranged(x, a, batch, rows, summed), arranged(y, b, batch, summed, cols))

@@ -13,8 +13,9 @@ from pjit.ir.core import Op
 from pjit.ir.types import FLOATS
 from pjit.ir.types import dtype as element_type
 from pjit.tracing.calls import write
-from pjit.tracing.elementwise import as_bool, cast
+from pjit.tracing.elementwise import as_bool
 from pjit.tracing.indexing import reshaped
+from pjit.tracing.sizes import product
 from pjit.tracing.tracer import Tracer, as_tracer, implements, trace_of, value_of, xp
 
 NOTHING = np._NoValue
@@ -31,7 +32,7 @@ def axes_of(x: Tracer, axis: Any) -> tuple[int, ...]:
     return tuple(sorted(normalize_axis_tuple(axis, x.ndim)))
 
 
-def _flat(x: Tracer, axis: Any) -> tuple[Tracer, int]:
+def flat(x: Tracer, axis: Any) -> tuple[Tracer, int]:
     """One dimension, as for axis None, and its axis; rank 0 also has the axes 0 and -1."""
     if axis is not None:
         normalize_axis_index(axis, max(x.ndim, 1))
@@ -46,14 +47,15 @@ def finish(result: Tracer, out: Any) -> Tracer:
     return out
 
 
-def _keep(keepdims: Any) -> bool:
+def kept(keepdims: Any) -> bool:
+    """Whether the reduced axes stay."""
     return keepdims is not NOTHING and bool(keepdims)
 
 
 def reduced(x: Tracer, cls: type[Op], axis: Any, keepdims: Any) -> Tracer:
     """A reduction operator; none is built when no axis is reduced."""
     axes = axes_of(x, axis)
-    return x.emit(cls, axes=axes, keepdims=_keep(keepdims)) if axes else x.copy()
+    return x.emit(cls, axes=axes, keepdims=kept(keepdims)) if axes else x.copy()
 
 
 def sum_dtype(dtype: np.dtype) -> np.dtype:
@@ -146,7 +148,7 @@ def _extreme(cls: type[Op], join: np.ufunc, sign: int) -> Callable[..., Tracer]:
                     "where mask one has to specify 'initial'"
                 )
             x = xp.where(where, x, x.dtype.type(_limit(x.dtype, sign)))
-        count = int(xp.prod([x.shape[d] for d in axes_of(x, axis)], dtype=np.int64))
+        count = product(x.shape[d] for d in axes_of(x, axis))
         if count == 0 and not given:
             raise ValueError(
                 f"zero-size array to reduction operation {join.__name__} which has no identity"
@@ -165,7 +167,7 @@ implements(np.min, np.amin)(_extreme(ops.ReduceMin, np.minimum, 1))
 def ptp(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Tracer:
     """np.ptp."""
     x = as_tracer(trace_of(a, out), a)
-    keep = _keep(keepdims)
+    keep = kept(keepdims)
     return finish(xp.max(x, axis, keepdims=keep) - xp.min(x, axis, keepdims=keep), out)
 
 
@@ -214,12 +216,12 @@ def mean(
     x = as_tracer(t, a)
     wanted = _mean_dtype(x, dtype)
     if where is not True and where is not NOTHING:
-        keep = _keep(keepdims)
+        keep = kept(keepdims)
         total = xp.sum(x, axis, wanted, keepdims=keep, where=where)
         count = xp.sum(xp.broadcast_to(where, x.shape), axis, np.int64, keepdims=keep)
         return finish((total / count).astype(wanted), out)
     if wanted.kind in "biu":
-        total = xp.sum(x, axis, wanted, keepdims=_keep(keepdims))
+        total = xp.sum(x, axis, wanted, keepdims=kept(keepdims))
         return finish((total / (x.size // max(total.size, 1))).astype(wanted), out)
     return finish(reduced(as_tracer(t, x, wanted), ops.ReduceMean, axis, keepdims), out)
 
@@ -235,7 +237,7 @@ def average(
 ) -> Any:
     """np.average."""
     t = trace_of(a, weights)
-    x, keep = as_tracer(t, a), _keep(keepdims)
+    x, keep = as_tracer(t, a), kept(keepdims)
     if weights is None:
         result = xp.mean(x, axis, keepdims=keep)
         scale = xp.full_like(result, x.size / max(result.size, 1))
@@ -278,13 +280,13 @@ def var(
     x = as_tracer(t, x, inner)
     center = mean if mean is not NOTHING else xp.mean(x, axis, keepdims=True, where=where)
     squares = xp.square(x - center)
-    total = xp.sum(squares, axis, keepdims=_keep(keepdims), where=where)
+    total = xp.sum(squares, axis, keepdims=kept(keepdims), where=where)
     if masked:
         mask = xp.broadcast_to(where, x.shape)
-        count: Any = xp.sum(mask, axis, inner, keepdims=_keep(keepdims))
+        count: Any = xp.sum(mask, axis, inner, keepdims=kept(keepdims))
         divisor: Any = xp.maximum(count - less, inner.type(0))
     else:
-        count = int(xp.prod([x.shape[d] for d in axes_of(x, axis)], dtype=np.int64))
+        count = product(x.shape[d] for d in axes_of(x, axis))
         divisor = inner.type(max(count - less, 0))
     return finish((total / divisor).astype(wanted), out)
 
@@ -305,13 +307,13 @@ def _position(cls: type[Op]) -> Callable[..., Tracer]:
             x = x.astype(np.int8)
         shape = x.shape
         if axis is None or not x.ndim:
-            x, at = _flat(x, axis)
+            x, at = flat(x, axis)
         else:
             at = normalize_axis_index(axis, x.ndim)
         if x.shape[at] == 0:
             raise ValueError(f"attempt to get {cls.op_name} of an empty sequence")
-        result = x.emit(cls, axis=at, keepdims=_keep(keepdims), last=False)
-        if axis is None and _keep(keepdims):
+        result = x.emit(cls, axis=at, keepdims=kept(keepdims), last=False)
+        if axis is None and kept(keepdims):
             result = result.reshape((1,) * len(shape))
         return finish(result, out)
 
@@ -355,85 +357,6 @@ implements(np.nanvar)(_nan_mean(np.var))
 implements(np.nanstd)(_nan_mean(np.std))
 
 
-@implements(np.cumsum)
-def cumsum(a: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> Tracer:
-    """np.cumsum."""
-    t = trace_of(a, out)
-    x = as_tracer(t, a)
-    x = as_tracer(t, x, np.dtype(dtype) if dtype is not None else sum_dtype(x.dtype))
-    if axis is None or not x.ndim:
-        x, axis = _flat(x, axis)
-    at = normalize_axis_index(axis, x.ndim)
-    return finish(x.emit(ops.Cumsum, axis=at, exclusive=False, reverse=False), out)
-
-
-if hasattr(np, "cumulative_sum"):
-
-    @implements(np.cumulative_sum)
-    def cumulative_sum(
-        x: Any,
-        /,
-        *,
-        axis: Any = None,
-        dtype: Any = None,
-        out: Any = None,
-        include_initial: bool = False,
-    ) -> Tracer:
-        """np.cumulative_sum."""
-        if axis is None and x.ndim != 1:
-            raise ValueError(
-                "For arrays which have more than one dimension ``axis`` argument is required."
-            )
-        axis = axis or 0
-        result = cumsum(x, axis, dtype)
-        if include_initial:
-            shape = [1 if d == axis % x.ndim else n for d, n in enumerate(x.shape)]
-            result = xp.concatenate([xp.zeros(shape, result.dtype), result], axis)
-        return finish(result, out)
-
-
-def _sorted(a: Any, axis: Any) -> tuple[Tracer, Tracer]:
-    t = trace_of(a)
-    x = as_tracer(t, a)
-    if axis is None:
-        x, axis = _flat(x, axis)
-    at = normalize_axis_index(axis, x.ndim)
-    keys = x.astype(np.int8) if x.dtype == bool else x
-    values, positions = t(ops.Topk, keys.value, k=x.shape[at], axis=at, largest=False)
-    return Tracer(t, cast(t, values, element_type(x.dtype))), Tracer(t, positions)
-
-
-@implements(np.sort, order=(None,))
-def sort(a: Any, axis: Any = -1, kind: Any = None, *, stable: Any = None) -> Tracer:
-    """np.sort."""
-    return _sorted(a, axis)[0]
-
-
-@implements(np.argsort, order=(None,))
-def argsort(a: Any, axis: Any = -1, kind: Any = None, *, stable: Any = None) -> Tracer:
-    """np.argsort; equal elements keep their order."""
-    return _sorted(a, axis)[1]
-
-
-@implements(np.median, overwrite_input=(False,))
-def median(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Tracer:
-    """np.median."""
-    t = trace_of(a, out)
-    x = as_tracer(t, a)
-    axes = axes_of(x, axis)
-    rest = [d for d in range(x.ndim) if d not in axes]
-    flat = xp.transpose(x, [*rest, *axes])
-    flat = flat.reshape(*(x.shape[d] for d in rest), int(xp.prod([x.shape[d] for d in axes])))
-    n = flat.shape[-1]
-    ordered = xp.sort(flat, -1)
-    result = xp.mean(ordered[..., (n - 1) // 2 : n // 2 + 1], -1)
-    if x.dtype.kind not in "biu":  # NaN sorts last
-        result = xp.where(xp.isnan(ordered[..., -1]), ordered[..., -1], result)
-    if _keep(keepdims):
-        result = result.reshape([1 if d in axes else n for d, n in enumerate(x.shape)])
-    return finish(result, out)
-
-
 @implements(np.diff)
 def diff(
     a: Any, n: int = 1, axis: int = -1, prepend: Any = NOTHING, append: Any = NOTHING
@@ -441,6 +364,10 @@ def diff(
     """np.diff."""
     t = trace_of(a, prepend, append)
     x = as_tracer(t, a)
+    if n == 0:
+        return x
+    if n < 0:
+        raise ValueError(f"order must be non-negative but got {n!r}")
     at = normalize_axis_index(axis, x.ndim)
     parts = [x]
     for extra, place in ((prepend, 0), (append, len(parts))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,18 @@ from pjit.ir import ops
 from pjit.ir.core import Value
 from pjit.ir.types import i32, i64
 from pjit.tracing.elementwise import as_bool
+from pjit.tracing.refusals import DATA
 from pjit.tracing.shaping import broadcast_arrays, moveaxis
+from pjit.tracing.sizes import broadcast
 from pjit.tracing.trace import Trace, refuse
 from pjit.tracing.tracer import (
-    WEAK,
     Tracer,
     as_tracer,
     constant_like,
     implements,
     trace_of,
     value_of,
+    weak,
     xp,
 )
 
@@ -31,7 +34,7 @@ NOTHING = np._NoValue
 def where(condition: Any, x: Any = NOTHING, y: Any = NOTHING, /) -> Tracer:
     """np.where with three arguments."""
     if x is NOTHING or y is NOTHING:
-        refuse_shape("np.where(condition)")
+        refuse(f"np.where(condition) is not traced: {DATA.why}", remedy=DATA.remedy)
     t = trace_of(condition, x, y)
     element = np.result_type(*(_typed(t, v) for v in (x, y)))
     flags = as_bool(t, value_of(t, condition))
@@ -39,24 +42,7 @@ def where(condition: Any, x: Any = NOTHING, y: Any = NOTHING, /) -> Tracer:
 
 
 def _typed(t: Trace, x: Any) -> Any:
-    return x if type(x) in WEAK else as_tracer(t, x).dtype
-
-
-def refuse_shape(name: str) -> None:
-    """Refuses a function whose result has a shape that depends on data."""
-    refuse(
-        f"{name} is not traced: the shape of its result depends on data",
-        remedy="keep the shape with np.where(condition, a, b); sum over a selection with "
-        "np.sum(x, where=mask)",
-    )
-
-
-def _depends_on_data(name: str) -> Any:
-    return lambda *args, **kwargs: refuse_shape(name)
-
-
-for _function in (np.nonzero, np.flatnonzero, np.argwhere, np.unique, np.compress, np.extract):
-    implements(_function)(_depends_on_data(f"np.{_function.__name__}"))
+    return as_tracer(t, x).dtype if (n := weak(x)) is None else n
 
 
 @implements(np.select)
@@ -88,7 +74,7 @@ def take(a: Any, indices: Any, axis: Any = None, out: Any = None, mode: str = "r
         known = np.asarray(indices)
         if known.min() < -x.shape[at] or known.max() >= x.shape[at]:
             raise IndexError(f"index out of bounds for axis {at} with size {x.shape[at]}")
-    i = _indices(t, indices)
+    i = index_values(t, indices)
     result = Tracer(t, t(ops.Gather, x.value, i, axis=at))
     if out is not None:
         out[...] = result
@@ -96,30 +82,71 @@ def take(a: Any, indices: Any, axis: Any = None, out: Any = None, mode: str = "r
     return result
 
 
-def _indices(t: Trace, indices: Any) -> Value:
+def index_values(t: Trace, indices: Any, casting: Any = "same_kind") -> Value:
+    """Indices as a value of i32 or i64.
+
+    Raises:
+        TypeError: The rule does not cast them to int64.
+    """
     if isinstance(indices, list) and not indices:
         indices = xp.zeros(0, np.int64)
     i = value_of(t, indices)
-    if not i.dtype.is_int:
-        raise TypeError(f"Cannot cast array data from {i.dtype.numpy!r} to dtype('int64')")
+    if not np.can_cast(i.dtype.numpy, np.int64, casting):
+        raise TypeError(
+            f"Cannot cast array data from {i.dtype.numpy!r} to dtype('int64') according to the "
+            f"rule {casting!r}"
+        )
     return i if i.dtype in (i32, i64) else t(ops.Cast, i, dtype=i64)
+
+
+def along_axis(t: Trace, indices: Any) -> Tracer:
+    """The indices of take_along_axis and put_along_axis, as i32 or i64.
+
+    Raises:
+        IndexError: They are no integers.
+    """
+    if as_tracer(t, indices).dtype.kind not in "iu":
+        raise IndexError("`indices` must be an integer array")
+    return Tracer(t, index_values(t, indices))
 
 
 @implements(np.take_along_axis)
 def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
     """np.take_along_axis."""
     t = trace_of(arr, indices)
-    x, i = as_tracer(t, arr), Tracer(t, _indices(t, indices))
+    x, i = as_tracer(t, arr), along_axis(t, indices)
     if axis is None:
         x, axis = xp.ravel(x), 0
     at = normalize_axis_index(axis, x.ndim)
     if x.ndim != i.ndim:
         raise ValueError("`indices` and `arr` must have the same number of dimensions")
     beside = [d for d in range(x.ndim) if d != at]
-    common = {d: np.broadcast_shapes((x.shape[d],), (i.shape[d],))[0] for d in beside}
+    common = {d: broadcast((x.shape[d],), (i.shape[d],))[0] for d in beside}
     x = xp.broadcast_to(x, tuple(common.get(d, n) for d, n in enumerate(x.shape)))
     i = xp.broadcast_to(i, tuple(common.get(d, n) for d, n in enumerate(i.shape)))
     return x.emit(ops.GatherElements, i, axis=at)
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """A diagonal of the dimensions i and j, as the last dimension; read-only."""
+
+    offset: int
+    i: int
+    j: int
+    writable = False
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The diagonal."""
+        rows, cols = base.tensor.static_shape[self.i], base.tensor.static_shape[self.j]
+        low, high = max(-self.offset, 0), max(self.offset, 0)
+        at = np.arange(max(min(rows - low, cols - high), 0))
+        moved = moveaxis(Tracer(t, base), (self.i, self.j), (-2, -1))
+        return moved[(..., at + low, at + high)].value
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """Not called."""
+        raise NotImplementedError
 
 
 @implements(np.diagonal)
@@ -128,14 +155,7 @@ def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
     i, j = normalize_axis_index(axis1, a.ndim), normalize_axis_index(axis2, a.ndim)
     if i == j:
         raise ValueError("axis1 and axis2 cannot be the same")
-    rows, cols = a.shape[i], a.shape[j]
-    at = np.arange(max(min(rows + min(offset, 0), cols - max(offset, 0)), 0))
-    index = (..., at + max(-offset, 0), at + max(offset, 0))
-
-    def read(v: Value) -> Value:
-        return moveaxis(Tracer(a.context, v), (i, j), (-2, -1))[index].value
-
-    return a.derive(read, None)
+    return a.derive(Diagonal(offset, i, j))
 
 
 @implements(np.diag)
@@ -216,8 +236,9 @@ def copyto(dst: Any, src: Any, casting: str = "same_kind", where: Any = True) ->
             "a NumPy array cannot hold traced values",
             remedy="np.full_like(x, value), np.broadcast_to or np.stack make a traced array",
         )
-    source = np.result_type(src if type(src) in WEAK else as_tracer(dst.context, src).dtype)
-    if type(src) not in WEAK and not np.can_cast(source, dst.dtype, casting):  # type: ignore[arg-type]
+    number = weak(src)
+    source = np.result_type(as_tracer(dst.context, src).dtype if number is None else number)
+    if number is None and not np.can_cast(source, dst.dtype, casting):  # type: ignore[arg-type]
         raise TypeError(f"Cannot cast array data from {source!r} to {dst.dtype!r}")
     if where is True:
         dst[...] = src
@@ -236,7 +257,7 @@ def _like(a: Any, number: Any, dtype: Any, shape: Any) -> Tracer:
     np.zeros_like, np.empty_like, order=("K", "C", "A"), subok=(True, False), device=("cpu", None)
 )
 def zeros_like(a: Any, dtype: Any = None, shape: Any = None) -> Tracer:
-    """np.zeros_like, np.empty_like."""
+    """np.zeros_like."""
     return _like(a, 0, dtype, shape)
 
 

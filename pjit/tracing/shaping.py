@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,9 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from pjit.ir import ops
 from pjit.ir.core import Value
+from pjit.ir.expr import Dim
 from pjit.tracing.indexing import reshaped, transposed
+from pjit.tracing.sizes import broadcast, dims, index, product
 from pjit.tracing.trace import Trace, refuse_function
 from pjit.tracing.tracer import (
     Tracer,
@@ -24,6 +27,55 @@ from pjit.tracing.tracer import (
 )
 
 NOTHING = np._NoValue
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """A view with another shape, of an array of shape ``source``."""
+
+    shape: tuple[Dim, ...]
+    source: tuple[Dim, ...]
+    writable = True
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The base in the shape of the view."""
+        return reshaped(t, base, self.shape)
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """The view in the shape of the base."""
+        return reshaped(t, new, self.source)
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """A view with permuted dimensions."""
+
+    perm: tuple[int, ...]
+    writable = True
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The base, transposed."""
+        return transposed(t, base, list(self.perm))
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """The view, transposed back."""
+        return transposed(t, new, [self.perm.index(d) for d in range(len(self.perm))])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A view that repeats elements, which nobody may write."""
+
+    shape: tuple[Dim, ...]
+    writable = False
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The base, broadcast."""
+        return broadcasted(t, base, self.shape)
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """Not called."""
+        raise NotImplementedError
 
 
 # Shapes
@@ -42,13 +94,13 @@ def reshape(a: Any, /, shape: Any, order: str = "C", *, copy: bool | None = None
 
 
 def _full_shape(x: Tracer, shape: Any) -> tuple[int, ...]:
-    dims = [operator.index(d) for d in (shape if isinstance(shape, list | tuple) else [shape])]
-    known = int(xp.prod([d for d in dims if d != -1], dtype=np.int64))
+    dims = [index(d) for d in (shape if isinstance(shape, list | tuple) else [shape])]
+    known = product(d for d in dims if d != -1)
     if dims.count(-1) > 1:
         raise ValueError("can only specify one unknown dimension")
     if -1 in dims and known and x.size % known == 0:
         dims[dims.index(-1)] = x.size // known
-    if any(d < 0 for d in dims) or xp.prod(dims, dtype=np.int64) != x.size:
+    if any(d < 0 for d in dims) or product(dims) != x.size:
         raise ValueError(f"cannot reshape array of size {x.size} into shape {tuple(dims)}")
     return tuple(dims)
 
@@ -60,7 +112,7 @@ def _reshape(x: Tracer, shape: tuple[int, ...], copy: bool | None) -> Tracer:
         return Tracer(t, reshaped(t, x.value, shape))
     fresh = x.base is None and x.ndim <= 1
     if fresh or [d for d in own if d != 1] == [d for d in shape if d != 1]:
-        return x.derive(lambda v: reshaped(t, v, shape), lambda v, new: reshaped(t, new, own))
+        return x.derive(Reshaped(dims(shape), dims(own)))
     return x.alias(reshaped(t, x.value, shape))
 
 
@@ -79,10 +131,7 @@ def transpose(a: Any, axes: Any = None) -> Tracer:
     )
     if len(perm) != x.ndim:
         raise ValueError("axes don't match array")
-    back = list(xp.argsort(perm))
-    t = x.context
-    inverse = [int(d) for d in back]
-    return x.derive(lambda v: transposed(t, v, perm), lambda v, new: transposed(t, new, inverse))
+    return x.derive(Permuted(tuple(perm)))
 
 
 @implements(np.matrix_transpose, np.linalg.matrix_transpose)
@@ -173,14 +222,13 @@ implements(np.atleast_3d)(_atleast(3))
 def broadcast_to(array: Any, shape: Any) -> Tracer:
     """np.broadcast_to; a read-only view."""
     x = as_tracer(trace_of(array), array)
-    wanted = tuple(shape) if isinstance(shape, list | tuple) else (operator.index(shape),)
-    if np.broadcast_shapes(x.shape, wanted) != wanted:
+    wanted = tuple(shape) if isinstance(shape, list | tuple) else (index(shape),)
+    if broadcast(x.shape, wanted) != wanted:
         raise ValueError(f"cannot broadcast an array of shape {x.shape} to {wanted}")
-    t = x.context
-    return x.derive(lambda v: broadcasted(t, v, wanted), None)
+    return x.derive(Spread(dims(wanted)))
 
 
-def broadcasted(t: Trace, x: Value, shape: tuple[int, ...]) -> Value:
+def broadcasted(t: Trace, x: Value, shape: tuple[Dim, ...]) -> Value:
     """The value broadcast to a shape; nothing is built when it has it."""
     return x if x.shape == tuple(shape) else t(ops.Broadcast, x, shape=shape)
 
@@ -190,7 +238,7 @@ def broadcast_arrays(*arrays: Any) -> tuple:
     """np.broadcast_arrays."""
     t = trace_of(arrays)
     made = [as_tracer(t, a) for a in arrays]
-    shape = np.broadcast_shapes(*(x.shape for x in made))
+    shape = broadcast(*(x.shape for x in made))
     return tuple(broadcast_to(x, shape) for x in made)
 
 

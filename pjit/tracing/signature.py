@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import optree
 
-from pjit.array import Array
+from pjit.array import Array, as_numpy
 from pjit.errors import InputError
 from pjit.ir.types import TensorType
 from pjit.ir.types import dtype as element_type
@@ -165,7 +165,7 @@ def _converted(x: Any, name: Callable[[], str]) -> np.ndarray:
             f"the argument {name()} is a {type(x).__name__}, which computes unlike an array",
             remedy="pass np.asarray(x)",
         )
-    return np.asarray(x)
+    return as_numpy(x)
 
 
 def tensor_type(key: ArrayKey, name: str) -> TensorType:

@@ -9,8 +9,11 @@ which would have to change the caller's array.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, NoReturn, Protocol
 from weakref import ref
 
 import numpy as np
@@ -24,11 +27,41 @@ from pjit.tracing.location import where
 from pjit.tracing.trace import Trace, describe, refuse, refuse_function, refuse_question
 
 FUNCTIONS: dict[Callable, Callable] = {}
+ONLY: dict[Callable, dict[str, tuple]] = {}  # options of functions that have these values only
 UFUNC_METHODS: dict[str, Callable] = {}
 CREATION: set[Callable] = {np.array, np.asarray, np.zeros, np.ones, np.empty, np.full, np.arange}
 CREATION |= {np.eye, np.identity, np.tri}
 xp: Any = np  # NumPy, where operands may be tracers
 WEAK = (int, float, complex)  # Python numbers take the dtype of the array beside them
+
+
+class View(Protocol):
+    """How a view follows from its base; equal for views that are made alike."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether ``write`` may be called."""
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The value of the view."""
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """The base after the view was written."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A view of all elements as they are."""
+
+    writable = True
+
+    def read(self, t: Trace, base: Value) -> Value:
+        """The base."""
+        return base
+
+    def write(self, t: Trace, base: Value, new: Value) -> Value:
+        """The new elements."""
+        return new
 
 
 def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Callable]:
@@ -40,6 +73,7 @@ def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Call
     """
 
     def register(handler: Callable) -> Callable:
+        @wraps(handler)
         def call(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
             for name in only.keys() & kwargs.keys():
                 value = kwargs.pop(name)
@@ -48,7 +82,7 @@ def implements(*functions: Callable, **only: tuple) -> Callable[[Callable], Call
             return handler(*args, **kwargs)
 
         for function in functions:
-            FUNCTIONS[function] = call
+            FUNCTIONS[function], ONLY[function] = call, only
         return handler
 
     return register
@@ -69,6 +103,14 @@ def tracers(x: Any) -> Iterator[Tracer]:
             yield from tracers(item)
     elif isinstance(x, dict):
         yield from tracers(list(x.values()))
+
+
+def weak(x: Any) -> Any:
+    """A number of Python that has the type of ``x``, if ``x`` is one, traced or not; else None."""
+    if type(x) in WEAK:
+        return x
+    kind = getattr(type(x), "weak", None) and x.weak
+    return kind(1) if kind in WEAK else None
 
 
 def trace_of(*args: Any) -> Trace:
@@ -167,6 +209,15 @@ def _question(asks: str) -> Any:
     return question
 
 
+def _number(kind: type) -> Any:
+    def number(self: Tracer) -> Any:
+        if self.size != 1:
+            raise TypeError("only length-1 arrays can be converted to Python scalars")
+        return self.context.demand(self, kind)
+
+    return number
+
+
 class Tracer:
     """An array of a function that is being traced; it has a dtype and a shape but no numbers."""
 
@@ -177,21 +228,21 @@ class Tracer:
         "base",
         "context",
         "raw",
-        "read",
         "seen",
         "version",
-        "write",
+        "window",
     )
     __hash__ = None  # type: ignore[assignment]
     __array_priority__ = 1000
+    weak: type | None = None  # the type of a number of Python
 
     def __init__(self, trace: Trace, value: Value, argument: str = "") -> None:
         self.context, self.raw, self.argument = trace, value, argument
         self.version = self.seen = 0
         self.base: Tracer | None = None
-        self.read: Callable[[Value], Value] | None = None
-        self.write: Callable[[Value, Value], Value] | None = None
+        self.window: View | None = None
         self.aliases: list[ref[Tracer]] = []  # roots that may share memory, one list for all
+        trace.born(self)
 
     # State
 
@@ -201,8 +252,9 @@ class Tracer:
         if self.context.closed:
             _refuse_dead(self)
         if self.base is not None and self.seen != self.root.version:
-            assert self.read is not None
-            self.raw, self.seen = self.read(self.base.value), self.root.version
+            assert self.window is not None
+            self.raw = self.window.read(self.context, self.base.value)
+            self.seen = self.root.version
         return self.raw
 
     @property
@@ -218,13 +270,19 @@ class Tracer:
         values = [value_of(self.context, x) for x in others]
         return Tracer(self.context, self.context(cls, self.value, *values, **attrs))
 
-    def derive(
-        self, read: Callable[[Value], Value], write: Callable[[Value, Value], Value] | None
-    ) -> Tracer:
-        """A view: ``read(base) -> view``, ``write(base, new) -> new base`` or None: read-only."""
-        out = Tracer(self.context, read(self.value))
-        out.base, out.read, out.write, out.seen = self, read, write, self.root.version
+    def derive(self, view: View) -> Tracer:
+        """A view of this array."""
+        out = Tracer(self.context, view.read(self.context, self.value))
+        out.base, out.window, out.seen = self, view, self.root.version
         return out
+
+    def rebind(self, value: Value) -> None:
+        """Lets an array that is no view continue with another value, its views too."""
+        self.raw, self.version = value, self.version + 1
+
+    def signature(self) -> Any:
+        """What two arrays have in common that a trace treats alike, but for their type."""
+        return self.window
 
     def alias(self, value: Value) -> Tracer:
         """An array that may share memory with this one."""
@@ -261,11 +319,12 @@ class Tracer:
         if self.base is None:
             self.raw, self.version = value, self.version + 1
             return
-        if self.write is None:
+        assert self.window is not None
+        if not self.window.writable:
             refuse(
                 "the array that is written is a read-only view", remedy="write to a .copy() of it"
             )
-        self.base._store(self.write(self.base.value, value))
+        self.base._store(self.window.write(self.context, self.base.value, value))
         self.raw, self.seen = value, self.root.version
 
     # Protocols
@@ -288,28 +347,58 @@ class Tracer:
         return handler(function, args, kwargs)
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
-        """NumPy, whose functions accept tracers."""
-        return np
+        """The array API standard, whose functions accept tracers."""
+        from pjit.array_api import namespace
 
-    __bool__ = _question("bool()")
-    __int__ = _question("int()")
-    __index__ = _question("operator.index()")
-    __float__ = _question("float()")
+        return namespace(api_version)
+
+    def to_device(self, device: str, /, *, stream: Any = None) -> Tracer:
+        """The array itself; there is only the device ``cpu``."""
+        if device != "cpu":
+            raise ValueError(f"arrays are on the device 'cpu', not {device!r}")
+        return self
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                "The truth value of an array with more than one element is ambiguous. Use a.any() "
+                "or a.all()"
+            )
+        return self.context.ask(self)
+
+    def __index__(self) -> int:
+        if self.shape or (self.dtype.kind not in "iu" and self.weak is not bool):
+            raise TypeError("only integer scalar arrays can be converted to a scalar index")
+        return int(self.context.demand(self, int))
+
+    __int__, __float__ = _number(int), _number(float)
     __complex__ = _question("complex()")
     __array__ = _question("np.asarray()")
     __dlpack__ = _question("__dlpack__()")
-    item = _question(".item()")
-    tolist = _question(".tolist()")
+
+    def item(self, *index: Any) -> Any:
+        """An element as a number of Python, which is traced."""
+        from pjit.tracing.scalar import element
+
+        return element(self, index)
+
+    def tolist(self) -> Any:
+        """The elements as numbers of Python in nested lists."""
+        return [x.tolist() for x in self] if self.shape else self.item()
+
     tobytes = _question(".tobytes()")
     __reduce_ex__ = _question("pickling")
 
     def __repr__(self) -> str:
+        if type(sys._getframe(1).f_globals) is not dict and not self.context.closed:
+            return repr(shown(self))  # for the function that is traced
         return f"<traced {describe(self.raw)}>"
 
+    def __str__(self) -> str:
+        return repr(self) if self.context.closed else str(shown(self))
+
     def __format__(self, spec: str) -> str:
-        if spec:
-            refuse_question("formatting", describe(self.value))
-        return repr(self)
+        return repr(self) if self.context.closed else format(shown(self), spec)
 
     def __copy__(self) -> Tracer:
         return self.copy()
@@ -342,7 +431,7 @@ class Tracer:
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and hasattr(np.ndarray, name):
-            refuse_function(f"the attribute {name} of an array")
+            refuse_function(f"ndarray.{name}")
         raise AttributeError(f"a traced array has no attribute {name!r}")
 
     # Operators
@@ -403,7 +492,10 @@ class Tracer:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape."""
-        return self.raw.tensor.static_shape
+        from pjit.tracing.sizes import size
+
+        t = self.context
+        return tuple([d if type(d) is int else size(t, d) for d in self.raw.tensor.shape])
 
     @property
     def ndim(self) -> int:
@@ -413,7 +505,9 @@ class Tracer:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(xp.prod(self.shape, dtype=np.int64))
+        from pjit.tracing.sizes import product
+
+        return product(self.shape)
 
     @property
     def dtype(self) -> np.dtype:
@@ -448,7 +542,7 @@ class Tracer:
     @property
     def real(self) -> Tracer:
         """The array itself, as a view."""
-        return self.derive(lambda v: v, lambda v, new: new)
+        return self.derive(Whole())
 
     @property
     def imag(self) -> Tracer:
@@ -460,7 +554,10 @@ class Tracer:
     all, any = _method(np.all, "all"), _method(np.any, "any")
     argmax, argmin = _method(np.argmax, "argmax"), _method(np.argmin, "argmin")
     argsort, clip = _method(np.argsort, "argsort"), _method(np.clip, "clip")
-    conj = conjugate = _method(np.conjugate, "conjugate")
+    argpartition = _method(np.argpartition, "argpartition")
+    choose, put = _method(np.choose, "choose"), _method(np.put, "put")
+    searchsorted = _method(np.searchsorted, "searchsorted")
+    conj = conjugate = _method(lambda x: x, "conjugate")
     cumprod, cumsum = _method(np.cumprod, "cumprod"), _method(np.cumsum, "cumsum")
     diagonal, dot = _method(np.diagonal, "diagonal"), _method(np.dot, "dot")
     max, min = _method(np.max, "max"), _method(np.min, "min")
@@ -514,9 +611,23 @@ class Tracer:
         """Sorts in place."""
         self.assign(xp.sort(self, axis, kind=kind).value)
 
+    def partition(self, kth: Any, axis: int = -1, kind: str = "introselect") -> None:
+        """Sorts in place, which is a partition."""
+        self.assign(xp.partition(self, kth, axis).value)
+
     def fill(self, value: Any) -> None:
         """Sets every element."""
         self[...] = value
+
+
+def shown(x: Tracer) -> Any:
+    """The number whose text the function asks for."""
+    if x.shape:
+        refuse_question("the text of an array", describe(x.value))
+    kinds: dict[str, type] = {"b": bool, "f": float}
+    kind = x.weak or kinds.get(x.dtype.kind, int)
+    answer = x.context.ask(x) if kind is bool else x.context.demand(x, kind)
+    return answer if x.weak else x.dtype.type(answer)
 
 
 def new(t: Trace, cls: type[Op], **attrs: Any) -> Tracer:

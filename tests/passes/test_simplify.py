@@ -6,12 +6,16 @@ from graphs import graph
 from rewriting import check_pass, find, names
 
 from pjit.ir import Block, Builder, ops, sym, tensor
+from pjit.ir.target import Machine
+from pjit.ir.text import print_module
 from pjit.ir.types import f32, i64
 from pjit.passes.context import Context
 from pjit.passes.cse import Cse
 from pjit.passes.dce import Dce
 from pjit.passes.decompose import Decompose
 from pjit.passes.fold import Fold
+from pjit.passes.manager import run_pipeline
+from pjit.passes.pipelines import GRAPH, KERNEL
 
 X = tensor(f32, 2, 3)
 
@@ -55,6 +59,35 @@ def test_fold_leaves_what_grows():
     m = graph(build, [])
     assert not check_pass(m, Fold().run)
     assert names(m) == ["broadcast", "iota"]
+
+
+def test_large_weights_are_packed_when_their_array_is_asked_for():
+    """No pass looks at them: they take memory once the code is made."""
+    weight = np.random.default_rng(0).standard_normal((300, 310)).astype(np.float32)
+    m = graph(lambda b, x: b(ops.Matmul, x, b.constant(weight)), [tensor(f32, 50, 300)])
+    run_pipeline(m, [*GRAPH, *KERNEL], Context(Machine("m")))
+    print_module(m)
+    (name,) = m.constants
+    assert callable(m.constants.stored(name))
+    packed = m.constants[name]
+    assert m.constants.stored(name) is packed
+    nr = packed.shape[-1]
+    np.testing.assert_array_equal(packed, ops.Pack.ref(weight, nr=nr))
+    assert packed.ctypes.data % 64 == 0
+
+
+def test_packing_what_is_packed_later():
+    weight = np.random.default_rng(0).standard_normal((64, 70)).astype(np.float32)
+
+    def build(b):
+        once = b(ops.Pack, b.constant(weight), nr=16)
+        return b(ops.Pack, once, nr=4), once
+
+    m = graph(build, [])
+    assert Fold().run(m, Context())
+    twice, once = (m.constants[v.op.value] for v in m.main.results)
+    np.testing.assert_array_equal(once, ops.Pack.ref(weight, nr=16))
+    np.testing.assert_array_equal(twice, ops.Pack.ref(once, nr=4))
 
 
 def test_fold_packs_narrow_weights():

@@ -97,6 +97,11 @@ def number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
+def mebibytes(value: int | None) -> str:
+    """A number of bytes in MiB, or a dash."""
+    return number(None if value is None else value / MIB, ".0f")
+
+
 def time_table(results: list[Result], names: list[str], threads: int) -> Table:
     """Times, ratios and rates of all models at one thread count, with the geometric mean."""
     table = Table(title=f"{threads} thread(s)")
@@ -141,8 +146,9 @@ def cost_table(results: list[Result], names: list[str], threads: int) -> Table:
     for name in peers:
         table.add_column(f"{name} s", justify="right")
     if with_memory:
-        for name in names:
-            table.add_column(f"{name} MiB", justify="right")
+        headings = [f"{name}{state} MiB" for name in ours for state in (" cold", " cached")]
+        for heading in headings + [f"{name} MiB" for name in peers]:
+            table.add_column(heading, justify="right")
     for result in results:
         timings = result.runtimes
         cells = [result.model]
@@ -153,9 +159,10 @@ def cost_table(results: list[Result], names: list[str], threads: int) -> Table:
             ]
         cells += [number(timings[name].load_s, ".2f") for name in peers]
         if with_memory:
-            for name in names:
-                peak = timings[name].peak_bytes
-                cells.append(number(None if peak is None else peak / MIB, ".0f"))
+            for name in ours:
+                cells += [mebibytes(timings[name].peak_bytes)]
+                cells += [mebibytes(timings[name].cached_peak_bytes)]
+            cells += [mebibytes(timings[name].peak_bytes) for name in peers]
         table.add_row(*cells)
     return table
 
@@ -176,12 +183,13 @@ def add_memory(result: Result, workload: Workload, scratch: Path) -> None:
     for name, timing in result.runtimes.items():
         if timing.error is None:
             try:
-                figures = memory.measure(name, workload, result.threads, scratch)
+                cold, cached = memory.measure(name, workload, result.threads, scratch)
             except memory.MeasurementError as error:
                 timing.error = f"memory: {error}"
             else:
-                timing.imports_bytes = figures["imports_bytes"]
-                timing.peak_bytes = figures["peak_bytes"]
+                timing.imports_bytes = cold["imports_bytes"]
+                timing.peak_bytes = cold["peak_bytes"]
+                timing.cached_peak_bytes = cached["peak_bytes"]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -32,6 +32,8 @@ class Timing:
     ``seconds`` is the minimum over rounds of a block's mean; ``load_s`` is loading and the first
     run, ``cached_load_s`` the same again with the disk cache that the first left (pjit alone has
     one); ``difference`` is max|a-b| / max|b| over the outputs, b being the first peer's.
+    ``peak_bytes`` and ``cached_peak_bytes`` are peaks of the resident set, with an empty and with a
+    filled disk cache, ``imports_bytes`` that of a process that has only imported the runtime.
     """
 
     seconds: float | None = None
@@ -39,6 +41,7 @@ class Timing:
     cached_load_s: float | None = None
     difference: float | None = None
     peak_bytes: int | None = None
+    cached_peak_bytes: int | None = None
     imports_bytes: int | None = None
     error: str | None = None
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-from workloads import Feed
+
+if TYPE_CHECKING:
+    from workloads import Feed  # which imports onnx: not in a process whose memory is measured
 
 
 class Runtime(Protocol):

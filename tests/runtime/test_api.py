@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import pjit
+from pjit.backends.llvm.target import machine, runs_here
 from pjit.errors import FormatError, InputError, ModelError, SettingError
 
 WEIGHT = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
@@ -116,6 +118,21 @@ def test_settings_are_arguments(tmp_path: Path) -> None:
     assert any(p.name.endswith("-fuse.pir") for p in (tmp_path / "ir").iterdir())
     with pytest.raises(SettingError, match="exec_mode"):
         pjit.load(path, exec_mode="now")
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="levels of x86-64")
+def test_the_instruction_set_is_a_setting(tmp_path: Path, monkeypatch) -> None:
+    path = save(tmp_path / "net.onnx")
+    monkeypatch.setenv("PJIT_ISA", "x86-64-v2")
+    model = pjit.load(path, threads=2, dump=tmp_path / "v2")
+    check(model)
+    assert "x86-64-v2" in str(model.report())
+    assert "ymm" not in (tmp_path / "v2" / "program.s").read_text()
+    if runs_here(machine("x86-64-v3")):
+        check(pjit.load(path, threads=2, isa="x86-64-v3", dump=tmp_path / "v3"))
+        assert "ymm" in (tmp_path / "v3" / "program.s").read_text()
+    with pytest.raises(SettingError, match=r"(?s)PJIT_ISA.*host, x86-64-.*x86-64-v2.*'z80'"):
+        pjit.load(path, isa="z80")
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import pjit
-from pjit.backends.base import backend
-from pjit.compiler import build
+from pjit.compiler import build, machine_of
 from pjit.config import settings
 from pjit.errors import FormatError
 from pjit.ir.core import Module
 from pjit.ir.text import parse_module, print_module
 from pjit.passes.snapshot import clone
 from pjit.runtime import artifact
+from pjit.runtime.binary import Binary
 from pjit.runtime.container import write
 
 WEIGHT = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
@@ -39,9 +39,9 @@ def plain(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def native(tmp_path: Path) -> Path:
-    machine, module = backend("cpu").machine(threads=2), graph()
-    again = partial(clone, module)
-    binary = build(again(), "cpu", machine, settings(threads=2), again)
+    options, module = settings(threads=2), graph()
+    machine, again = machine_of("cpu", options), partial(clone, module)
+    binary = build(again(), "cpu", machine, options, again)
     artifact.write(tmp_path / "native.pjit", module, binary=binary, machine=machine)
     return tmp_path / "native.pjit"
 
@@ -115,3 +115,27 @@ def test_graphs_that_are_no_ir(tmp_path: Path, text: str) -> None:
 def test_inputs_of_an_artifact_are_fixed(plain: Path) -> None:
     with pytest.raises(FormatError, match="fixed"):
         pjit.load(plain, inputs={"x in": "f32[3,32]"})
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (1,), (7, 5), (100, 3, 11)])
+@pytest.mark.parametrize("permuted", [False, True])
+def test_constants_in_a_mapped_file_are_copied(
+    shape: tuple[int, ...], permuted: bool, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("pjit.runtime.binary._PIECE", 256)
+    want = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+    (tmp_path / "data").write_bytes(b"0123" + want.tobytes())
+    mapped = np.memmap(tmp_path / "data", np.uint8, "r")[4:]
+    array = np.ndarray(shape, np.float32, mapped if want.size else b"")
+    if permuted:
+        array, want = array.T, want.T
+    module = parse_module(
+        "graph @main() -> f32[] { %w = const @w : f32[] return %w }".replace(
+            "f32[]", f"f32[{','.join(map(str, want.shape))}]"
+        ),
+        {"w": array},
+    )
+    copy = Binary.of(module, None, (), {}).constants["w"]
+    np.testing.assert_array_equal(copy, want)
+    assert copy.shape == want.shape
+    assert not want.size or not np.shares_memory(copy, mapped)

@@ -11,12 +11,13 @@ from pjit.errors import SettingError
 def test_defaults() -> None:
     s = settings(environ={})
     assert s.threads >= 1
-    assert (s.dump, s.log, s.verify, s.cache_dir, s.exec_mode) == (
+    assert (s.dump, s.log, s.verify, s.cache_dir, s.exec_mode, s.isa) == (
         None,
         frozenset(),
         False,
         None,
         "async",
+        "host",
     )
 
 
@@ -29,8 +30,10 @@ def test_environment(tmp_path: Path) -> None:
             "PJIT_VERIFY": "1",
             "PJIT_CACHE_DIR": str(tmp_path / "new"),
             "PJIT_EXEC_MODE": "sync",
+            "PJIT_ISA": "x86-64-v2",
         }
     )
+    assert s.isa == "x86-64-v2"
     assert (s.threads, s.dump, s.verify, s.sync) == (3, tmp_path, True, True)
     assert s.cache_dir == tmp_path / "new"
     assert s.logs("cache")

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import optree
 import pytest
 
 from pjit.array import Array
 from pjit.ir.interp import interpret
 from pjit.ir.verify import verify
 from pjit.tracing.function import CompiledFunction
+from pjit.tracing.pytrees import flatten
 
 
 class _Program:
@@ -70,8 +70,8 @@ def agree() -> Callable[..., None]:
     """Checks that a result is the expected one: structure, dtypes, shapes, values."""
 
     def check(actual: Any, expected: Any, name: str = "") -> None:
-        got, spec = optree.tree_flatten(actual)
-        wanted, wanted_spec = optree.tree_flatten(expected)
+        got, spec = flatten(actual)
+        wanted, wanted_spec = flatten(expected)
         assert spec == wanted_spec, name
         for i, (a, e) in enumerate(zip(got, wanted, strict=True)):
             _agree(a, e, f"{name}[{i}]")

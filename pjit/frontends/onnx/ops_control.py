@@ -104,7 +104,7 @@ def _squeezes(
     condition: Value,
     then: onnx.GraphProto,
     yields: list[list[Value]],
-    constants: dict[str, np.ndarray],
+    constants: Mapping[str, np.ndarray],
 ) -> bool:
     """Whether this is ``squeeze`` of a dimension whose size is symbolic.
 
@@ -129,7 +129,7 @@ def _squeezes(
     return any(before[:i] + before[i + 1 :] == after for i in places)
 
 
-def _is_one(x: Op, constants: dict[str, np.ndarray]) -> bool:
+def _is_one(x: Op, constants: Mapping[str, np.ndarray]) -> bool:
     return x.op_name == "const" and bool((constants[x.attrs["value"]] == 1).all())
 
 
