@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ class Walk:
 
     def open(self) -> tuple[Open, np.ndarray] | None:
         """The next answer that is not known, and the value asked for; None when the call ends."""
-        with np.errstate(all="ignore"), suppress(KeyError):  # a value of a part that was split
+        with np.errstate(all="ignore"):
             while True:
                 values, target = self._runner.values, self._edge.target
                 if isinstance(target, Return | Raised):
@@ -42,14 +41,14 @@ class Walk:
                     return target, values[target.node.asked]
                 if not self._done:
                     for op in self._edge.block.ops:
-                        self._runner.step(op)
+                        if all(v in values for v in op.operands):  # else it is dead on this way
+                            self._runner.step(op)
                     self._done = True
                 assert isinstance(target, Node)
-                given = [values[v] for v in self._edge.arguments]
-                values.update(zip(target.parameters, given, strict=True))
+                given = zip(target.parameters, self._edge.arguments, strict=True)
+                values.update({p: values[v] for p, v in given if v in values})
                 asked = values[target.asked]
                 following = target.edges.get(target.kind(asked))
                 if following is None:
                     return Open(target), asked
                 self._edge, self._done = following, False
-        return None
