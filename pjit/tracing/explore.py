@@ -20,7 +20,6 @@ from pjit.errors import TraceError
 from pjit.ir import ops
 from pjit.ir.core import Block, Module, Value
 from pjit.tracing.elementwise import as_bool
-from pjit.tracing.frames import Frames
 from pjit.tracing.graph import Answer, Edge, Graph, Node, Open, Raised, Return
 from pjit.tracing.indexing import reshaped
 from pjit.tracing.location import user_traceback, where
@@ -330,6 +329,3 @@ def where_of(error: BaseException) -> str:
         most = max(count.values(), default=0)
         frames = [f for f in frames if count[f.f_code] == most][:1]
     return where(frames[-1]) if frames else "unknown"
-
-
-__all__ = ["Explorer", "Frames", "constant_of"]

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Hashable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 import numpy as np
 
@@ -458,6 +457,3 @@ def promoted(t: Trace, x: Number, path: tuple, point: tuple) -> Scalar:
     """A number that varies, as a traced one."""
     kind = type(x)
     return Scalar(t, t.scalar(x, ELEMENTS[kind]), kind, frozenset([(point, path)]))
-
-
-__all__ = ["Range", "RangeIterator", "Scalar", "kind_of", "number", "promoted", "ref", "to_number"]
