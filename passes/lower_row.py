@@ -9,6 +9,7 @@ from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim, flatten, unflatten
 from pjit.ir.loops import identity
 from pjit.ir.opdef import Elementwise
+from pjit.ir.types import DType, bool_, dtype
 from pjit.passes.fuse import ROW_REDUCTIONS
 from pjit.passes.lower import KernelBuild
 
@@ -84,7 +85,9 @@ class _Row:
 
     def _reduce(self, op: Op, row: Sequence[Dim]) -> None:
         source, combine = op.operands[0], op.primitive  # type: ignore[attr-defined]
-        acc = op.accumulator  # type: ignore[attr-defined]
+        acc: DType = op.accumulator  # type: ignore[attr-defined]
+        if source.dtype == bool_:
+            acc = dtype(f"u{self._width(source)}")  # as wide as what the bools come from
         fresh = [v for v in self.kept if v not in self.k.puller.given and self._reaches(v, source)]
 
         def step(j: Dim, carry: Value) -> list[Value]:
@@ -107,6 +110,16 @@ class _Row:
         n = len(self.lead)
         memory = self.kept[v]
         self.k.puller.given[v] = lambda index: self.b.load(memory, [flatten(index[n:], self.tail)])
+
+    def _width(self, v: Value) -> int:
+        """Bits of the widest number that a value is computed from within the row."""
+        seen, queue = {v}, [v]
+        while queue:
+            op = queue.pop().op
+            new = set(op.operands) - seen if isinstance(op, Elementwise) else set()
+            seen |= new
+            queue += new
+        return max(x.dtype.bits for x in seen)
 
     def _reaches(self, v: Value, end: Value) -> bool:
         """Whether ``end`` is computed from ``v`` within the row, without another reduction."""

@@ -88,7 +88,9 @@ class Reduction(OpDef):
 
     @property
     def accumulator(self) -> DType:
-        """The dtype of partial results."""
+        """The dtype of partial results; bools are bytes, of which vectors hold as many as of bits."""
+        if self.x.dtype == bool_:
+            return u8
         narrow = self.combine in ("add", "mul") and self.x.dtype in NARROW
         return f32 if narrow else self.x.dtype
 

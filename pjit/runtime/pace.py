@@ -12,6 +12,7 @@ from math import inf, isfinite
 INLINE_SECONDS = 1e-3  # calls that take less run on the thread of the caller
 HELP_SECONDS = 10e-6  # calls that take less on one thread are not shared with the workers
 TRIALS = 4  # calls that are timed each way; the fastest counts
+PROOFS = 8  # short calls in a row after which a plan counts as short though the data decide
 FIRST_PERIOD, LAST_PERIOD = 30, 960  # calls between two comparisons; each time twice as many
 
 
@@ -19,8 +20,8 @@ class Pace:
     """How the calls of a plan run.
 
     Args:
-        guess: The estimated seconds of a call; infinite when the data decide, and then no call
-            runs on the thread of the caller.
+        guess: The estimated seconds of a call; infinite when the data decide. Then calls run on the
+            thread of the caller only after ``PROOFS`` short ones, and until one is not.
         threads: The number of workers.
 
     Attributes:
@@ -34,6 +35,7 @@ class Pace:
         "_bounded",
         "_left",
         "_period",
+        "_proofs",
         "_rest",
         "_threads",
         "helped",
@@ -42,7 +44,18 @@ class Pace:
 
     def __init__(self, guess: float, threads: int) -> None:
         self._bounded, self._threads = isfinite(guess), threads
-        self.inline, self._alone, self._period = guess < INLINE_SECONDS, inf, FIRST_PERIOD
+        self._alone, self._period = inf, FIRST_PERIOD
+        self._hand_over()
+        if guess < INLINE_SECONDS:
+            self._keep()
+
+    def _hand_over(self) -> None:
+        """The next calls run on the workers."""
+        self.inline, self._proofs = False, 1 if self._bounded else PROOFS
+
+    def _keep(self) -> None:
+        """The next calls run on the thread of the caller."""
+        self.inline = True
         self._try(helped=False)
 
     def _try(self, helped: bool) -> None:
@@ -51,9 +64,14 @@ class Pace:
 
     def queued(self, seconds: float) -> None:
         """Takes note of a call that the workers ran, and of the time until its end was noticed."""
-        if not self.inline and self._bounded and seconds < INLINE_SECONDS:
-            self.inline = True
-            self._try(helped=False)
+        if self.inline:
+            return
+        if seconds >= INLINE_SECONDS:
+            self._hand_over()
+            return
+        self._proofs -= 1
+        if not self._proofs:
+            self._keep()
 
     def timed(self) -> bool:
         """Counts a call on the thread of the caller; whether ``ran`` is to be told its time."""
@@ -62,10 +80,14 @@ class Pace:
         self._rest -= 1
         if not self._rest:
             self._try(helped=False)
-        return False
+        return not self._bounded
 
     def ran(self, seconds: float) -> None:
         """Takes note of the time of a call on the thread of the caller."""
+        if seconds >= INLINE_SECONDS and not self._bounded:
+            self._hand_over()
+        if self._rest or not self.inline:
+            return
         self._best = min(self._best, seconds)
         self._left -= 1
         if self._left:
@@ -75,6 +97,7 @@ class Pace:
             if self._threads > 1 and self._best > HELP_SECONDS:
                 self._try(helped=True)
                 return
-        self.inline = min(self._alone, self._best) < INLINE_SECONDS
+        if min(self._alone, self._best) >= INLINE_SECONDS:
+            self._hand_over()
         self.helped, self._rest = self._best < self._alone, self._period
         self._period = min(2 * self._period, LAST_PERIOD)

@@ -11,6 +11,7 @@ from pjit.runtime.pace import (
     HELP_SECONDS,
     INLINE_SECONDS,
     LAST_PERIOD,
+    PROOFS,
     TRIALS,
     Pace,
 )
@@ -48,10 +49,28 @@ def test_a_call_of_the_workers_that_was_short() -> None:
     assert not pace.helped
 
 
-def test_what_depends_on_the_data_stays_with_the_workers() -> None:
-    pace = Pace(inf, 2)
-    pace.queued(1e-6)
+def test_what_depends_on_the_data_is_short_only_after_some_proofs() -> None:
+    pace = Pace(inf, 1)
+    for seconds in (*[SHORT] * (PROOFS - 1), LONG, *[SHORT] * (PROOFS - 1)):
+        pace.queued(seconds)
+        assert not pace.inline
+    pace.queued(SHORT)
+    assert pace.inline
+
+
+@pytest.mark.parametrize("before", [1, TRIALS + 3])
+def test_what_depends_on_the_data_goes_back_after_one_long_call(before: int) -> None:
+    pace = Pace(inf, 1)
+    for _ in range(PROOFS):
+        pace.queued(SHORT)
+    tell(pace, *[SHORT] * before)
+    assert pace.inline
+    tell(pace, LONG)
     assert not pace.inline
+    for _ in range(PROOFS):
+        assert not pace.inline
+        pace.queued(SHORT)
+    assert pace.inline
 
 
 @pytest.mark.parametrize("faster", [True, False])
