@@ -37,6 +37,7 @@ class Place:
     Attributes:
         name: Stands for the place: equal where what follows is equal.
         live: The local variables that may be read later, or that the stack holds.
+        held: Those that the stack holds: what is assigned to them now does not change it.
         hidden: The items on the stack that the instruction does not consume, lowest first.
         callee: Where the instruction is a call: what is called.
         calls: Whether it is a call of an object, not of a method behind an operator.
@@ -45,6 +46,7 @@ class Place:
 
     name: tuple
     live: frozenset[str]
+    held: frozenset[str]
     hidden: tuple[Item, ...]
     callee: Item
     calls: bool
@@ -181,8 +183,9 @@ class _Code:
         rest, _ = self.step(k, stack, False)
         calls = i.opname in ("CALL", "CALL_KW", "CALL_FUNCTION_EX")
         live = frozenset[str]().union(*(self.live[n] for n in self.after(k)))
-        live |= {name for item in rest for name in _locals(item)}
-        return Place(self.name(k), live, rest, _callee(i, stack), calls, i.opname == "FOR_ITER")
+        held = frozenset(name for item in rest for name in _locals(item))
+        iterates = i.opname == "FOR_ITER"
+        return Place(self.name(k), live | held, held, rest, _callee(i, stack), calls, iterates)
 
     def name(self, k: int) -> tuple:
         """A conditional jump is named by where it goes: a loop tests at two places."""

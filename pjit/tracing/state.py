@@ -80,7 +80,7 @@ class Capture:
             for name in sorted(found):
                 if name in at.live or name in always:
                     self.structure.append(name)
-                    setter = partial(set_local, frame, name)
+                    setter = None if name in at.held else partial(set_local, frame, name)
                     self.walk(found[name], (depth, name), setter)
                 else:
                     dead.append(found[name])

@@ -37,6 +37,20 @@ def hidden_nonlocal(x):
     return n + h()
 
 
+def held_number(x):
+    n = 3
+    for _ in range(10):
+        n -= 1 if x.min() < 0 else 2
+    return n
+
+
+def held_by_caller(x):
+    n = 3
+    for _ in range(10):
+        n = [n, g(x), n][-1] + n + g(x)
+    return n
+
+
 class C:
     def __init__(self, n):
         self.n = n
@@ -709,6 +723,8 @@ def loop_with_two_entries(x):
 
 
 CASES: list[Callable] = [
+    held_number,
+    held_by_caller,
     hidden_local,
     hidden_nonlocal,
     hidden_attr,
