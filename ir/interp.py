@@ -361,11 +361,12 @@ class _Kernel:
     def to_index(self, op: Op) -> tuple[Any, ...]:
         value = int(self.values[op.operands[0]])
         extent = evaluate(op.attrs["extent"], self.environment(op.operands[1:]))
-        if not -extent <= value < extent:
+        least = 0 if op.attrs["known"] else -extent
+        if not least <= value < extent:
             raise IRError(
                 f"{op.attrs['what']} out of range",
                 where=str(op.loc),
-                expected=f"{-extent} <= index < {extent}",
+                expected=f"{least} <= index < {extent}",
                 got=value,
             )
         return (value + extent if value < 0 else value,)

@@ -107,10 +107,13 @@ class ScalarBuilder:
         values, mapped = self._mapped([e])
         return self.emit(IndexValue, values, {"map": tuple(mapped)}).result
 
-    def to_index(self, x: Value, extent: Dim, what: str = "index") -> Expr:
-        """A data-dependent index, as a symbol for expressions."""
+    def to_index(
+        self, x: Value, extent: Dim, what: str = "index", known: bool = False
+    ) -> Expr:
+        """A data-dependent index, as a symbol for expressions; a ``known`` one is not checked."""
         values, mapped = self._mapped([extent])
-        op = self.emit(ToIndex, (x, *values), {"extent": mapped[0], "what": what})
+        attrs = {"extent": mapped[0], "what": what, "known": known}
+        op = self.emit(ToIndex, (x, *values), attrs)
         return self.variable(op.result, extent)
 
     def _guards(self, guards: Guards) -> tuple[list[Dim], list[tuple[Dim, Dim]]]:

@@ -229,13 +229,14 @@ class ToIndex(KernelOp, name="k.to_index"):
 
     ``extent`` is an index expression; ``what`` and the location name the operator in the error.
     The index that the kernel goes on with is clamped into the range, so that nothing is read out
-    of bounds.
+    of bounds. A ``known`` index is taken as it is: it was checked before.
     """
 
     value = operand()
     index = variadic()
     extent = attr()
     what = attr("index")
+    known = attr(False, "whether the index is surely at least 0 and less than the extent")
     pure = False
     __slots__ = ()
 
@@ -491,4 +492,4 @@ def index_checks(kernel: Function) -> list[ToIndex]:
     """The operations of a kernel that may fail; their codes count from 1 over all kernels in
     order.
     """
-    return [op for op in kernel.walk() if isinstance(op, ToIndex)]
+    return [op for op in kernel.walk() if isinstance(op, ToIndex) and not op.known]

@@ -31,6 +31,7 @@ from pjit.ir.ops.control import CONTROL, host_reason
 from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.line import LineOp
 from pjit.ir.target import Machine
+from pjit.passes.bounds import GATHERS
 from pjit.passes.context import Context, Pass
 from pjit.passes.cost import winograd_block, winograd_image
 from pjit.passes.tile_access import reads_affine
@@ -61,6 +62,7 @@ LIGHT = (
     ops.Gt,
     ops.Not,
 )
+SCATTERS = (ops.ScatterElements, ops.ScatterNd)
 ROW_REDUCTIONS = (ops.ReduceSum, ops.ReduceProd, ops.ReduceMax, ops.ReduceMin)
 
 
@@ -313,15 +315,18 @@ class _Grouping:
         while queue and len(inside) < self.max_ops:
             op = max(queue, key=lambda o: self.order[o])
             queue.remove(op)
-            if not isinstance(op, (*POINTWISE, ops.Concat, *ROW_REDUCTIONS)):
+            operands = op.operands
+            if isinstance(op, SCATTERS):
+                operands = operands[2:]  # each update is read once
+            elif not isinstance(op, (*POINTWISE, ops.Concat, *ROW_REDUCTIONS)):
                 continue
-            for v in op.operands:
+            for v in operands:
                 p = v.op
                 same = v.shape == root.type.shape and isinstance(op, Elementwise) and op in aligned
                 yielded = same and isinstance(p, Elementwise)
                 if p is None or p in inside or not self._free(p, inside, yielded):
                     continue
-                if not self._joins(p, op, same):
+                if not self._joins(p, op, root, same):
                     continue
                 inside.add(p)
                 queue.append(p)
@@ -329,15 +334,17 @@ class _Grouping:
                     aligned.add(p)
         return sorted(inside, key=lambda o: self.order[o])
 
-    def _joins(self, p: Op, user: Op, aligned: bool) -> bool:
+    def _joins(self, p: Op, user: Op, root: Op, aligned: bool) -> bool:
         """Whether pulling a producer into its user's loop does no work twice, nor replaces an alias
         by arithmetic on indices.
         """
         if self._is_alias(p):
             return False
+        if isinstance(root, SCATTERS):  # which computes one element at a time
+            return isinstance(p, (*LIGHT, *GATHERS)) or _cheap(p)
         if not isinstance(p, POINTWISE):
             return aligned and is_pulled(p) and not isinstance(p, ops.Concat | LineOp)
-        if isinstance(user, ops.Gather | ops.GatherElements | ops.GatherNd):
+        if isinstance(user, GATHERS):
             return _cheap(p)
         grows = isinstance(user, Elementwise | ops.Broadcast) and p.type.shape != user.type.shape
         return not grows or _cheap(p) or isinstance(p, LIGHT)

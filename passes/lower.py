@@ -17,10 +17,12 @@ from pjit.ir.opdef import OpDef
 from pjit.ir.ops.basic import Return
 from pjit.ir.ops.control import CONTROL, host_reason
 from pjit.ir.ops.fused import Fused
+from pjit.ir.ops.index import INDICES
 from pjit.ir.ops.program import Launch
 from pjit.ir.program import parallel_extent
 from pjit.ir.target import Machine
 from pjit.ir.types import BufferType
+from pjit.passes.bounds import bound_of
 from pjit.passes.context import Context, Pass
 from pjit.passes.local_dims import LocalDims
 from pjit.passes.predict import notes
@@ -34,7 +36,12 @@ class KernelBuild:
     """
 
     def __init__(
-        self, fused: Fused, name: str, constants: Mapping[str, np.ndarray], machine: Machine
+        self,
+        fused: Fused,
+        name: str,
+        constants: Mapping[str, np.ndarray],
+        machine: Machine,
+        bounds: Sequence[Dim | None],
     ):
         self.fused, self.machine = fused, machine
         buffers = [(f"a{i}", _buffer(v)) for i, v in enumerate(fused.body.args)]
@@ -46,7 +53,8 @@ class KernelBuild:
         self.memory = dict(zip(fused.body.args, memory[: len(fused.body.args)], strict=True))
         self.outputs = memory[len(fused.body.args) :]
         self.output = self.outputs[0]
-        self.puller = GroupPuller(self.b, constants, {})
+        known = {m: n for m, n in zip(memory, bounds, strict=False) if n is not None}
+        self.puller = GroupPuller(self.b, constants, {}, known)
         for v, m in self.memory.items():
             self.puller.given[v] = self.puller.buffer(m)
 
@@ -129,6 +137,11 @@ class _Lowering:
     def __init__(self, module: Module, machine: Machine) -> None:
         self.module, self.machine = module, machine
         self.known: dict[Any, str] = {}
+        self.bounds = {
+            op: [_index_bound(v, module) for v in op.operands]
+            for op in module.main.walk()
+            if isinstance(op, Fused)
+        }
 
     def block(self, block: Block) -> Dim:
         """Lowers a block; returns the work of its largest launch.
@@ -156,8 +169,10 @@ class _Lowering:
         """Replaces a group by a launch."""
         name = f"k{len(self.known)}_{_label(op)}"
         count, about, types = flops(op), notes(op), [r.type for r in op.results]
-        actual = LocalDims(op).actual
-        kernel = lower_group(op, name, self.module.constants, self.machine)
+        dims = LocalDims(op)
+        bounds = [None if n is None else dims.dim(n) for n in self.bounds[op]]
+        kernel = lower_group(op, name, self.module.constants, self.machine, bounds)
+        actual = dims.actual
         key = structure(kernel)
         if key not in self.known:
             self.known[key] = name
@@ -175,17 +190,33 @@ class _Lowering:
         op.erase()
 
 
+def _index_bound(v: Value, module: Module) -> Dim | None:
+    return bound_of(v, module.constants) if v.dtype in INDICES else None
+
+
 def lower_group(
-    fused: Fused, name: str, constants: Mapping[str, np.ndarray], machine: Machine
+    fused: Fused,
+    name: str,
+    constants: Mapping[str, np.ndarray],
+    machine: Machine,
+    bounds: Sequence[Dim | None] = (),
 ) -> Function:
-    """The kernel of one group."""
+    """The kernel of one group.
+
+    Args:
+        fused: The group.
+        name: The name of the kernel.
+        constants: The module's constants.
+        machine: What it is for.
+        bounds: For each input of the group what ``passes.bounds`` says of it.
+    """
     from pjit.passes.lower_line import lower_line
     from pjit.passes.lower_loop import lower_loop
     from pjit.passes.lower_row import lower_row
     from pjit.passes.lower_tile import lower_tile
     from pjit.passes.lower_winograd import lower_winograd
 
-    build = KernelBuild(fused, name, constants, machine)
+    build = KernelBuild(fused, name, constants, machine, bounds)
     kinds = {
         "loop": lower_loop,
         "row": lower_row,

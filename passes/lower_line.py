@@ -56,7 +56,7 @@ class Writer(GroupPuller):
         epilogue: Sequence[Elementwise],
         store: Callable[[Value, tuple[Dim, ...]], None] | None = None,
     ) -> None:
-        super().__init__(k.b, k.puller.constants, k.puller.given)
+        super().__init__(k.b, k.puller.constants, k.puller.given, k.puller.bounds)
         self.output, self.result, self.epilogue = k.output, result, epilogue
         self.store = store or self._to_output
         for value, memory in k.memory.items():

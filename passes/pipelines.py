@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pjit.passes.affine import Affine
 from pjit.passes.canonicalize import Canonicalize
+from pjit.passes.check_once import CheckOnce
 from pjit.passes.context import Pass
 from pjit.passes.cse import Cse
 from pjit.passes.dce import Dce
@@ -28,6 +29,7 @@ SIMPLIFY: list[Pass] = [
     Fold(),
     Cse(),
     Hoist(),
+    CheckOnce(),
     Dce(),
 ]
 LAYOUT: list[Pass] = [Layout(), Canonicalize(), Fold(), Hoist(), Cse(), Dce()]
@@ -37,7 +39,7 @@ KERNEL: list[Pass] = [Fuse(), Schedule(), Lower()]
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
     for cls in (
-        *(Affine, Canonicalize, Cse, Dce, Decompose, Fold),
+        *(Affine, Canonicalize, CheckOnce, Cse, Dce, Decompose, Fold),
         *(Fuse, Hoist, Layout, Lower, Schedule),
     )
 }

@@ -18,10 +18,11 @@ from pjit.ir import expr
 from pjit.ir.core import Block, Value
 from pjit.ir.expr import Dim, Expr
 from pjit.ir.kernel_builder import ScalarBuilder
-from pjit.ir.loops import Guards, Load, identity
+from pjit.ir.loops import Guards, KCast, Load, identity
 from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.basic import Const
 from pjit.ir.types import DType, bool_
+from pjit.passes.bounds import is_below
 
 UNROLL_LIMIT = 64  # reductions over at most this many elements are written out
 Read = Callable[[Sequence[Dim]], Value]
@@ -40,13 +41,17 @@ class GroupPuller:
 
     Args: b: Where the code goes. constants: The module's constants, for those of one element.
         given: How to read values that have an element at hand: inputs of the group, and what was
-        computed before.
+        computed before. bounds: Buffers whose elements are indices below a known size.
     """
 
     def __init__(
-        self, b: ScalarBuilder, constants: Mapping[str, np.ndarray], given: dict[Value, Read]
+        self,
+        b: ScalarBuilder,
+        constants: Mapping[str, np.ndarray],
+        given: dict[Value, Read],
+        bounds: Mapping[Value, Dim],
     ) -> None:
-        self.b, self.constants, self.given = b, constants, given
+        self.b, self.constants, self.given, self.bounds = b, constants, given, bounds
         self._guards: list[tuple[Dim, Dim]] = []
         self._settled: str | None = None  # a loop variable whose guards are known to hold
         self._memo: dict[Block, dict[tuple, Value]] = {}
@@ -129,8 +134,12 @@ class GroupPuller:
         return self.b.index(e)
 
     def to_index(self, x: Value, extent: Dim, what: str) -> Expr:
-        """A data-dependent index."""
-        return self.b.to_index(x, extent, what)
+        """A data-dependent index; it is checked unless its buffer is known to hold such indices."""
+        load = x.op
+        while isinstance(load, KCast):
+            load = load.operands[0].op
+        bound = self.bounds.get(load.buffer) if isinstance(load, Load) else None
+        return self.b.to_index(x, extent, what, is_below(bound, extent))
 
     def reduce(
         self,

@@ -381,6 +381,10 @@ class KernelEmitter:
         extent = self.mapped(op.index)(op.extent)
         bound = self.index.sum(extent)
         x = self.let("i", f"np.int64({self.scalars[op.value]})")
+        if op.known:
+            name, self.exprs[op.result] = self.index.next("i", extent)
+            self.out.add(f"{name} = {x}")
+            return
         if op.value.dtype.kind == "i":
             x = self.let("i", f"{x} + {self.index.text(extent)} if {x} < 0 else {x}")
         self.checks.append(Check(op.what, op.loc))

@@ -83,7 +83,7 @@ def parallel_nest(kernel: Function) -> list[For]:
 
 def index_checks(kernel: Function) -> list[ToIndex]:
     """The operations that may fail, in the order of their codes: ``error_base + 1`` and so on."""
-    return [op for op in kernel.walk() if isinstance(op, ToIndex)]
+    return [op for op in kernel.walk() if isinstance(op, ToIndex) and not op.known]
 
 
 def emit_kernel(
@@ -300,6 +300,9 @@ class KernelEmitter:
         x = splat(b, x, n)
         if dt.bits < 64:
             x = b.sext(x, i64) if dt.kind == "i" else b.zext(x, i64)
+        if op.known:
+            self.exprs[op.result] = self.index.fresh(x, 0, extent)
+            return
         size = splat(b, self.index.value(extent), n)
         zero = constant(I64, 0, n)
         if dt.kind == "i":

@@ -69,6 +69,11 @@ class Frames:
         return tuple((f.f_code, p.name) for f, p in self)
 
     @property
+    def iterates(self) -> bool:
+        """Whether the innermost function takes the next element of a ``for`` loop."""
+        return self.places[-1].iterates
+
+    @property
     def keeps(self) -> bool:
         """Whether what is asked about stays on the stack: the value of ``and`` and ``or``."""
         frame = self.frames[-1]

@@ -9,6 +9,7 @@ import linecache
 import os
 import sys
 from functools import lru_cache
+from inspect import CO_VARARGS, CO_VARKEYWORDS
 from itertools import islice
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -43,6 +44,17 @@ def user_frame() -> FrameType:
     while internal(frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
     return frame
+
+
+def arguments() -> list[object]:
+    """What the innermost frame of the user's code passed to the code that it called."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and internal(frame.f_back.f_code.co_filename):
+        frame = frame.f_back
+    code = frame.f_code
+    flags = bool(code.co_flags & CO_VARARGS) + bool(code.co_flags & CO_VARKEYWORDS)
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + flags]
+    return [code, *(frame.f_locals.get(n) for n in names)]
 
 
 def location() -> Loc:

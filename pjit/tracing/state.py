@@ -22,6 +22,7 @@ import numpy as np
 from pjit.array import Array
 from pjit.ir.core import Value
 from pjit.tracing.frames import set_local
+from pjit.tracing.location import arguments
 from pjit.tracing.scalar import Scalar, promoted
 from pjit.tracing.sizes import Size
 from pjit.tracing.tracer import Tracer
@@ -73,6 +74,8 @@ class Capture:
         self._tracer(asked)
         if frames.keeps:
             self.walk(question, ("question",), None)
+        if tag and not frames.iterates:  # our code asks, and goes on with what it was given
+            self.walk(arguments(), ("argument",), None)
         dead: list[Any] = []
         for depth, (frame, at) in enumerate(frames):
             found = frame.f_locals

@@ -51,6 +51,21 @@ def held_by_caller(x):
     return n
 
 
+def converted(x):
+    w = x[0, 1] + 2 if x.sum() > 0 else x[0, 1] - 2
+    return int(w)
+
+
+def divided(x):
+    n = x.argmin().item() + 2 if x.sum() > 0 else x.argmin().item() * 5
+    return n // x.argmax().item()
+
+
+def indexed(x):
+    y, k = (x[0], 1) if x.sum() > 0 else (x[1], 2)
+    return y[k : x.argmax().item() % 3], y[x.argmax().item() % 4], k
+
+
 class C:
     def __init__(self, n):
         self.n = n
@@ -725,6 +740,9 @@ def loop_with_two_entries(x):
 CASES: list[Callable] = [
     held_number,
     held_by_caller,
+    converted,
+    divided,
+    indexed,
     hidden_local,
     hidden_nonlocal,
     hidden_attr,
