@@ -107,9 +107,7 @@ class ScalarBuilder:
         values, mapped = self._mapped([e])
         return self.emit(IndexValue, values, {"map": tuple(mapped)}).result
 
-    def to_index(
-        self, x: Value, extent: Dim, what: str = "index", known: bool = False
-    ) -> Expr:
+    def to_index(self, x: Value, extent: Dim, what: str = "index", known: bool = False) -> Expr:
         """A data-dependent index, as a symbol for expressions; a ``known`` one is not checked."""
         values, mapped = self._mapped([extent])
         attrs = {"extent": mapped[0], "what": what, "known": known}

@@ -21,13 +21,15 @@ import platform
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 
+from pjit.backends.llvm.arguments import LAYOUT_HOLDS, emit_bind, table
 from pjit.backends.llvm.module import NativeCode
 from pjit.backends.llvm.resident import release
 from pjit.backends.llvm.sync import (
@@ -85,7 +87,7 @@ class _Cell(IntEnum):
 
 
 _CELLS = _Cell.RING + 2 * CAPACITY
-_FUNCTIONS = tuple(f"pool_{n}" for n in "worker_loop wait run submit close fence spin".split())
+_FUNCTIONS = tuple(f"pool_{n}" for n in "worker_loop wait run submit close fence spin bind".split())
 _RUN_TYPE = ir.FunctionType(VOID, [PTR, I64, I64])
 _IDLE, _LEAVE = I64(-1), I64(-2)  # what a worker does instead of a job, whose numbers begin at 0
 
@@ -448,6 +450,7 @@ def build_module(triple: str, futex: bool) -> ir.Module:
     _emit_close(module, notify_workers)
     _emit_fence(module)
     _emit_spin(module)
+    emit_bind(module, "pool_bind")
     return module
 
 
@@ -480,6 +483,7 @@ class _Native:
         self.close = ctypes.PYFUNCTYPE(None, ptr)(address("pool_close"))
         self.fence = ctypes.PYFUNCTYPE(None)(address("pool_fence"))
         self._spin = ctypes.PYFUNCTYPE(None, ptr, i64)(address("pool_spin"))
+        self.bind = ctypes.PYFUNCTYPE(i64, ptr, ctypes.py_object, ptr)(address("pool_bind"))
         self.spin_rounds, self.wait_rounds = self._rounds_in(_IDLE_SECONDS, _WAIT_SECONDS)
 
     def _rounds_in(self, *seconds: float) -> list[int]:
@@ -641,6 +645,27 @@ class Pool:
             if workers.closed:
                 raise RuntimeError("the worker pool is closed: it takes no more jobs")
             return bool(workers.native.run(workers.state, entry, ctx))
+
+    def binder(
+        self,
+        expected: Sequence[tuple[type, np.dtype, tuple[int, ...]]],
+        words: Sequence[int],
+        staged: Sequence[int],
+    ) -> Callable[[tuple, int], int] | None:
+        """A function ``bind(arguments, ctx)`` that passes a tuple to a program, or returns 0.
+
+        Args:
+            expected: For each argument its type, its dtype and its shape.
+            words: The words of the context that point to the arguments.
+            staged: Bytes from the context to the place for a copy; -1: the argument is not copied.
+
+        Returns:
+            The function; None where it is not known how this interpreter stores arrays.
+        """
+        if not LAYOUT_HOLDS:
+            return None
+        native = _native(self._futex, self._store)
+        return partial(native.bind, table(expected, words, staged))
 
     def done(self, ticket: int) -> bool:
         """Whether all workers have left the job; what they wrote is then visible."""

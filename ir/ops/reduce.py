@@ -88,7 +88,7 @@ class Reduction(OpDef):
 
     @property
     def accumulator(self) -> DType:
-        """The dtype of partial results; bools are bytes, of which vectors hold as many as of bits."""
+        """The dtype of partial results; those of bools are bytes."""
         if self.x.dtype == bool_:
             return u8
         narrow = self.combine in ("add", "mul") and self.x.dtype in NARROW

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +38,8 @@ STAGED_BYTES = (
 )  # to copy an input of so many bytes costs no more than to ask for its address
 SHARED_BYTES = 4 << 10  # results up to this size share one piece of memory
 _BYTES_A_SECOND, _FLOPS_A_SECOND = 10e9, 20e9  # for guesses: one core, data in its caches
+REUSED_BYTES = 64 << 10  # results up to this size serve the next call when they are gone
+COUNTS_REFERENCES = getattr(sys, "_is_gil_enabled", lambda: True)()
 _CACHE_LINES = 128  # contexts begin on a pair of cache lines of their own
 
 
@@ -49,6 +53,30 @@ class Arena:
         self.memory, self.address = allocate((nbytes,), np.dtype(np.uint8), nbytes)
 
 
+class Made:
+    """Arrays for the results of a call, and the memory that they lie in.
+
+    NumPy says of a view only what memory it is in: so the arrays are free again when nobody but
+    this has them nor their memory.
+    """
+
+    __slots__ = ("_counts", "_objects", "arrays")
+
+    def __init__(self, arrays: list[np.ndarray], memory: list[Any]) -> None:
+        self.arrays, self._objects = arrays, [*arrays, *memory]
+        self._counts: list[int] = []
+
+    def keep(self) -> None:
+        """Notes how often everything is referred to now, when nobody else has it."""
+        self._counts = [*map(sys.getrefcount, self._objects)]
+
+    def free(self) -> bool:
+        """Whether nobody else has the arrays or views of them, nor has made them writable."""
+        return [*map(sys.getrefcount, self._objects)] == self._counts and not any(
+            [a.flags.writeable for a in self.arrays]
+        )
+
+
 class Frame:
     """The context of one call.
 
@@ -57,18 +85,20 @@ class Frame:
         address: Where it is; ``pointer`` is the same for ctypes.
         staged: For each input an array for its copy, or None, and the address of that.
         arena: The arena that the context points to.
+        made: The arrays of the last call, for the next one when nobody else has them any more.
     """
 
-    __slots__ = ("_memory", "address", "arena", "pointer", "staged", "words")
+    __slots__ = ("_memory", "address", "arena", "made", "pointer", "staged", "words")
 
     def __init__(
         self, words: np.ndarray, inputs: Sequence[tuple[tuple, np.dtype]], arena: Arena | None
     ) -> None:
         sizes = [rounded(math.prod(shape) * dtype.itemsize) for shape, dtype in inputs]
         kept = [n if n <= STAGED_BYTES else 0 for n in sizes]
-        at = _CACHE_LINES + rounded(words.nbytes)
-        self._memory, offset, start = reserve(at + sum(kept))
+        length = rounded(words.nbytes)
+        self._memory, offset, start = reserve(_CACHE_LINES + length + sum(kept))
         first = -start % _CACHE_LINES
+        at = first + length
         self.address = start + first
         self.pointer = ctypes.c_void_p(self.address)
         self.words = (ctypes.c_int64 * len(words)).from_address(self.address)
@@ -79,6 +109,7 @@ class Frame:
             self.staged.append((copy, start + at))
             at += keep
         self.arena = arena
+        self.made: Made | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +229,7 @@ class Plan:
     _words: np.ndarray = field(init=False)
     _arena: Arena | None = None
     _idle: list[Frame] = field(default_factory=list)
+    _reuses: bool = field(init=False)
 
     def __post_init__(self) -> None:
         layout, view, values = self.layout, self.layout.view, self.values
@@ -210,6 +242,7 @@ class Plan:
         self.blocks = tuple(Block.of(outputs) for outputs in ([small, *alone] if small else alone))
         self.outputs = tuple(o for block in self.blocks for o, _ in block.outputs)
         self._inputs = tuple((sizes_of(t.shape, values), t.dtype.numpy) for _, t in view.inputs)
+        self._reuses = COUNTS_REFERENCES and sum(b.nbytes for b in self.blocks) <= REUSED_BYTES
         self.results = () if layout.late else tuple(map(self._result, view.results))
         self._words = np.zeros(layout.words.count(layout.threads), np.int64)
         for i, d in enumerate(view.sizes):
@@ -260,16 +293,28 @@ class Plan:
             self._idle.append(frame)
 
     def make(self, frame: Frame) -> list[np.ndarray]:
-        """New arrays for ``outputs``, read-only, whose addresses go into a context."""
-        made = []
+        """Arrays for ``outputs``, read-only, whose addresses go into a context."""
+        made = frame.made
+        if made is not None and made.free():
+            return made.arrays
+        frame.made = None
+        made = self._new_arrays(frame)
+        if self._reuses:
+            frame.made = made
+            made.keep()
+        return made.arrays
+
+    def _new_arrays(self, frame: Frame) -> Made:
+        arrays, places = [], []
         for block in self.blocks:
             memory, offset, address = reserve(block.nbytes)
+            places.append(memory)
             for o, at in block.outputs:
                 frame.words[o.word] = address + at
                 array = np.ndarray(o.shape, o.dtype, memory, offset + at)
                 array.setflags(write=False)
-                made.append(array)
-        return made
+                arrays.append(array)
+        return Made(arrays, places)
 
     def _new_frame(self, arena: Arena | None) -> Frame:
         words = self._words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from pjit.runtime.signature import Signature, Spec
 
 MAX_PLANS = 64
 MAX_PLAN_BYTES = 16 << 20
+_SCALAR_BYTES = 8  # scalars of NumPy that are as long begin where all do
 
 _FIRST, _ONE = ctypes.c_int64(0), ctypes.c_int64(1)
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
@@ -53,6 +54,25 @@ class _Native:
         }
         self.close = weakref.finalize(self, code.close)
         self.close.atexit = False  # workers may be running it until the process ends
+
+
+class Direct:
+    """Calls of a program on arguments whose types and shapes are known, with few words about it.
+
+    Args:
+        program: The program.
+        plan: Its sizes.
+        bind: Checks the arguments and passes them.
+    """
+
+    __slots__ = ("_bind", "_plan", "program")
+
+    def __init__(self, program: Runnable, plan: Plan, bind: Callable[[tuple, int], int]) -> None:
+        self.program, self._plan, self._bind = program, plan, bind
+
+    def __call__(self, args: tuple) -> list[Array] | None:
+        """The results; None when the call has to go the long way."""
+        return self.program._call_direct(self._plan, self._bind, args)
 
 
 class Runnable:
@@ -153,25 +173,76 @@ class Runnable:
             self._open()
             frame, made = self._frame(plan)
             inputs = self._pass_inputs(frame, values)
-            pace = plan.pace
-            timed = pace.timed()
-            start = perf_counter()
-            if pace.helped:
-                engine.help(self._entry, frame.address)
-            else:
-                self._single(frame.pointer, _FIRST, _ONE)
-            if timed:
-                pace.ran(perf_counter() - start)
-            code = frame.words[ERROR_WORD]
-            plan.give(frame)
+            code = self._run(plan, frame)
         del inputs  # alive until here
-        work = None
-        if code:
-            work = HostWork()
-            work.fail(self.failure(code))
-            if self.sync:
-                work.wait()
-        return self._arrays(plan, made, args, values, work)
+        return self._arrays(plan, made, args, values, self._failed(code) if code else None)
+
+    def _run(self, plan: Plan, frame: Frame) -> int:
+        """Runs a program on this thread; its error code. The context is given back."""
+        pace = plan.pace
+        timed = pace.timed()
+        start = perf_counter()
+        if pace.helped:
+            self.engine.help(self._entry, frame.address)
+        else:
+            assert self._single is not None
+            self._single(frame.pointer, _FIRST, _ONE)
+        if timed:
+            pace.ran(perf_counter() - start)
+        code = frame.words[ERROR_WORD]
+        plan.give(frame)
+        return code
+
+    def _failed(self, code: int) -> HostWork:
+        """A call that ended with an error."""
+        work = HostWork()
+        work.fail(self.failure(code))
+        if self.sync:
+            work.wait()
+        return work
+
+    def direct(self, args: Sequence[Any]) -> Direct | None:
+        """A short way for calls on arguments of the same types and shapes as these; None if there
+        is none.
+
+        Args:
+            args: Those of a call that was made: arrays and scalars of NumPy.
+        """
+        plan = self._plans.get(tuple([getattr(a, "shape", None) for a in args]))
+        if plan is None or self._single is None or not all(r.kind == "made" for r in plan.results):
+            return None
+        kinds = []
+        for a, dtype in zip(args, self.signature.dtypes, strict=True):
+            scalar = isinstance(a, np.generic) and a.dtype == dtype and a.nbytes <= _SCALAR_BYTES
+            if not scalar and (type(a) is not np.ndarray or a.dtype is not dtype):
+                return None
+            kinds.append((type(a), dtype, a.shape))
+        with self.engine.lock:
+            frame, _ = self._frame(plan)
+            staged = [-1 if c is None else at - frame.address for c, at in frame.staged]
+            plan.give(frame)
+        bind = self.engine.pool.binder(kinds, self.layout.inputs, staged)
+        return None if bind is None else Direct(self, plan, bind)
+
+    def _call_direct(
+        self, plan: Plan, bind: Callable[[tuple, int], int], args: tuple
+    ) -> list[Array] | None:
+        """A call that ``direct`` prepared; None when it has to go the long way."""
+        engine = self.engine
+        with engine.lock:
+            if not (plan.pace.inline and engine.idle()) or self._native is None:
+                return None
+            frame, made = self._frame(plan)
+            if not bind(args, frame.address):
+                plan.give(frame)
+                return None
+            code = self._run(plan, frame)
+        self._clock = plan.stamp = self._clock + 1
+        work = self._failed(code) if code else None
+        return [
+            Array._of(made[r.at].reshape(r.shape) if r.reshaped else made[r.at], work)
+            for r in plan.results
+        ]
 
     def _call_native(
         self, plan: Plan, args: Sequence[Any], values: Sequence[np.ndarray], pending: list[Array]
@@ -396,7 +467,7 @@ class Runnable:
         if type(a) is Array:
             assert a._value is not None
             value = a._value
-        elif isinstance(a, bool | int | float):
+        elif type(a) in (bool, int, float):
             kinds = {bool: "b", int: "iuf", float: "f"}[type(a)]
             if dtype_of(dt).kind not in kinds:
                 raise self._wrong_dtype(at, type(a).__name__)

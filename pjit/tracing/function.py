@@ -36,6 +36,7 @@ from pjit.tracing.tracer import Tracer
 from pjit.tracing.variants import (
     MAX_VARIANTS,
     Family,
+    Quick,
     Variant,
     pattern_of,
     varying,
@@ -95,6 +96,8 @@ class CompiledFunction:
         self._families: dict[tuple, Family] = {}
         self._sized: set[tuple] = set()  # patterns of signatures whose sizes cannot vary
         self._short: dict[tuple, Family] = {}  # by dtypes and shapes of positional arrays alone
+        self._quick: Quick | None = None
+        self._last_short: tuple = ()
         self._clock = 0
         self._last: Variant | None = None
         self._last_key: tuple | None = None
@@ -109,35 +112,52 @@ class CompiledFunction:
             TraceError: The function does something that is not traced.
             InputError: An argument is neither an array nor hashable, or its dtype is not traced.
         """
-        short: list[Any] = []
-        if not kwargs:
-            for x in args:
-                kind = type(x)
-                if kind is not np.ndarray and kind is not Array:
-                    short.clear()
-                    break
-                short += (x.dtype, x.shape)
-        family = self._short.get(tuple(short)) if short else None
-        leaves: Sequence[Any] = args
-        if family is None:
-            flat, spec = flatten((args, kwargs))
-            tracer = next((x for x in flat if isinstance(x, Tracer)), None)
-            if tracer is not None:
-                return rebound(tracer.context, self.function)(*args, **kwargs)
-            key = self._key(spec, flat)
-            family = self._families.get(key) or self._family(key)
-            leaves = flat
-            if short:
-                self._short[tuple(short)] = family
-        self._clock = family.stamp = self._clock + 1
+        quick = self._quick
         try:
+            if quick is not None and not kwargs:
+                made = quick(args)
+                if made is not None:
+                    self._clock = quick.family.stamp = self._clock + 1
+                    self._last = quick.variant
+                    return made
+            short = () if kwargs else self._short_key(args)
+            family = self._short.get(short) if short else None
+            leaves: Sequence[Any] = args
+            if family is None:
+                flat, spec = flatten((args, kwargs))
+                tracer = next((x for x in flat if isinstance(x, Tracer)), None)
+                if tracer is not None:
+                    return rebound(tracer.context, self.function)(*args, **kwargs)
+                key = self._key(spec, flat)
+                family = self._families.get(key) or self._family(key)
+                leaves = flat
+                if short:
+                    self._short[short] = family
+            self._clock = family.stamp = self._clock + 1
             variant = family.find() or self._add(family, leaves)
             self._last = variant
-            return variant(leaves, args, kwargs)
+            made = variant(leaves, args, kwargs)
+            if short and self._last_short == short and not (quick and quick.serves(variant, short)):
+                self._quick = Quick(family, variant, short, args)
+            self._last_short = short
+            return made
         except Exception as e:
             kept = user_traceback(e.__traceback__)
             e.__traceback__ = None if kept is e.__traceback__ and type(e) is TraceError else kept
             raise
+
+    def _short_key(self, args: tuple) -> tuple:
+        """Types and shapes of arguments that are all arrays and scalars of NumPy; else nothing."""
+        found: list[Any] = []
+        for x in args:
+            kind = type(x)
+            if kind is np.ndarray or kind is Array:
+                found += (x.dtype, x.shape)
+            elif isinstance(x, np.number | np.bool_) and not self._parameters.static:
+                found.append(kind)
+            else:
+                return ()
+        return tuple(found)
 
     @property
     def __pjit_stateless__(self) -> Callable:
@@ -188,6 +208,7 @@ class CompiledFunction:
 
     def _forget(self, key: tuple) -> None:
         family = self._families.pop(key)
+        self._quick = None
         self._short = {k: f for k, f in self._short.items() if f is not family}
 
     def _settle(self, family: Family, leaves: Sequence[Any]) -> Variant:
@@ -218,6 +239,7 @@ class CompiledFunction:
 
     def _drop(self, variant: Variant) -> None:
         """Forgets a program whose exploration was broken off."""
+        self._quick = None
         for f in self._families.values():
             f.variants = [v for v in f.variants if v is not variant]
 

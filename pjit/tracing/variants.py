@@ -98,6 +98,45 @@ class Built:
             and len(self.one.computed) == 1
         )
 
+    def result(self, outputs: Sequence[Any]) -> Any:
+        """What a call returns; None also if it did not come to an end."""
+        if self.one_array:
+            return outputs[0]
+        leaf, values = (self.one, outputs) if self.one else self.made.reached(outputs)
+        return result(leaf, values) if isinstance(leaf, Return) else None
+
+
+class Quick:
+    """The last variant that was called, for calls on arguments of the same types and shapes.
+
+    Args:
+        family: The signature.
+        variant: The variant, whose inputs are the positional arguments.
+        key: Stands for their types and shapes.
+        args: The arguments of a call.
+    """
+
+    __slots__ = ("_direct", "_key", "_now", "family", "variant")
+
+    def __init__(self, family: Family, variant: Variant, key: tuple, args: tuple) -> None:
+        self.family, self.variant, self._key, self._now = family, variant, key, variant.now
+        program = self._now.program
+        whole = isinstance(program, Runnable) and len(variant.inputs) == len(args)
+        self._direct = program.direct(args) if whole else None
+
+    def serves(self, variant: Variant, key: tuple) -> bool:
+        """Whether it is for such calls."""
+        return self.variant is variant and self._now is variant.now and self._key == key
+
+    def __call__(self, args: tuple) -> Any:
+        """What the function returns; None if that is not known so quickly."""
+        if self._direct is None or self.variant.now is not self._now:
+            return None
+        if not self.variant.guards.holds():
+            return None
+        outputs = self._direct(args)
+        return None if outputs is None else self._now.result(outputs)
+
 
 class Variant:
     """A function for one signature, and for what it read when it was traced.

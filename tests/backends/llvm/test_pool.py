@@ -172,6 +172,19 @@ def make_pool(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Pool]]
 MakePool = Callable[[int], Pool]
 
 
+@pytest.fixture
+def worker_names() -> Callable[[], list[str]]:
+    """The workers that are alive and were not when the test began."""
+    gc.collect()
+    others = set(threading.enumerate())
+
+    def names() -> list[str]:
+        new = [thread for thread in threading.enumerate() if thread not in others]
+        return [thread.name for thread in new if thread.name.startswith("pjit-worker")]
+
+    return names
+
+
 @pytest.mark.parametrize("n", THREADS)
 def test_every_worker_runs_every_job(make_pool: MakePool, n: int) -> None:
     pool, ctx, jobs = make_pool(n), np.zeros(n + 1, np.int64), 3 * CAPACITY + 7
@@ -413,7 +426,9 @@ def test_workers_keep_denormals(make_pool: MakePool, n: int) -> None:
     assert smallest / 2 > 0
 
 
-def test_close_finishes_what_was_submitted(make_pool: MakePool) -> None:
+def test_close_finishes_what_was_submitted(
+    worker_names: Callable[[], list[str]], make_pool: MakePool
+) -> None:
     pool, first, ctx = make_pool(2), np.zeros(2, np.int64), np.zeros(3, np.int64)
     pool.submit(entry(gate), first.ctypes.data)
     tickets = [pool.submit(entry(mark), ctx.ctypes.data) for _ in range(50)]
@@ -425,12 +440,6 @@ def test_close_finishes_what_was_submitted(make_pool: MakePool) -> None:
     assert pool.done(tickets[-1])
     pool.wait(tickets[-1])
     assert not worker_names()
-
-
-def worker_names() -> list[str]:
-    return [
-        thread.name for thread in threading.enumerate() if thread.name.startswith("pjit-worker")
-    ]
 
 
 def test_close_twice_and_then_use(make_pool: MakePool) -> None:
@@ -451,8 +460,9 @@ def test_close_before_the_first_job(make_pool: MakePool) -> None:
         pool.submit(entry(mark), 0)
 
 
-def test_threads_start_at_the_first_job_and_end_with_the_pool() -> None:
-    gc.collect()
+def test_threads_start_at_the_first_job_and_end_with_the_pool(
+    worker_names: Callable[[], list[str]],
+) -> None:
     pool, ctx = Pool(3), np.zeros(4, np.int64)
     assert not worker_names()
     pool.wait(pool.submit(entry(mark), ctx.ctypes.data))
