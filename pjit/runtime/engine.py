@@ -47,6 +47,20 @@ class Pool(Protocol):
     def run(self, entry: int, ctx: int) -> bool:
         """Runs a program with the caller as one of the threads; False while another one runs."""
 
+    def binder(
+        self,
+        expected: Sequence[tuple[type, np.dtype, tuple[int, ...]]],
+        words: Sequence[int],
+        staged: Sequence[int],
+    ) -> Callable[[tuple, int], int] | None:
+        """A function that passes arguments of known types to the context of a program, if it can.
+
+        Args:
+            expected: The type of each argument, its dtype and its shape.
+            words: The words of the context that point to the arguments.
+            staged: Bytes from the context to the place for a copy; -1: the argument is not copied.
+        """
+
 
 class NativeWork:
     """A call that is one native program in the queue of an engine.

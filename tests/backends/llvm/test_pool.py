@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from pjit.backends.llvm.pool import CAPACITY, Pool, build_module
+from pjit.backends.llvm.pool import Pool
+from pjit.backends.llvm.pool_code import CAPACITY, build_module
 from pjit.backends.llvm.sync import HAS_FUTEX, I32, I64, PTR, VOID, declare, emit_barrier
 
 THREADS = (1, 2, 4)
