@@ -308,6 +308,9 @@ class LineWriter(Puller, Protocol):
         returns the next.
         """
 
+    def copy(self, extents: Sequence[Dim], index: Callable[..., tuple[Dim, ...]], x: Value) -> None:
+        """Writes the elements of ``x`` at ``index(indices)``, for all indices in any order."""
+
     def where(self, guards: Guards, body: Callable[[], object]) -> None:
         """Runs the body; where a guard does not hold it reads and writes nothing."""
 

@@ -15,6 +15,7 @@ class Machine:
         vector_bits: Width of a vector register in bits.
         vector_registers: How many there are.
         fma: Whether a fused multiply-add is one instruction.
+        simd: Whether one thread runs all lanes of a vector loop; else each is a thread of its own.
         masked: Whether masked vector loads and stores are one instruction.
         threads: Threads that run a program.
         l1, l2: Data cache of one core, bytes.
@@ -30,6 +31,7 @@ class Machine:
     vector_bits: int = 512
     vector_registers: int = 32
     fma: bool = True
+    simd: bool = True
     masked: bool = True
     threads: int = 1
     l1: int = 32 << 10

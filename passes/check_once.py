@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from pjit.ir import ops
 from pjit.ir.builder import Builder
 from pjit.ir.core import Block, Module, Op, Value
@@ -68,6 +70,8 @@ class _Use:
 
 
 class _Walk:
+    """Walks blocks from the outermost to the innermost."""
+
     def __init__(self, module: Module) -> None:
         self.module = module
 
@@ -79,6 +83,7 @@ class _Walk:
                 changed |= self.block(region, known, depth + isinstance(op, LOOPS))
             if type(op) not in INDEXING:
                 continue
+            changed |= self.count(op)
             indices, size = op.operands[INDEXING[type(op)]], indexed_size(op)
             if size is None or is_below(bound_of(indices, self.module.constants), size):
                 continue
@@ -87,3 +92,17 @@ class _Walk:
                 op.set_operand(INDEXING[type(op)], first.check(self.module))
                 changed = True
         return changed
+
+    def count(self, op: Op) -> bool:
+        """Makes a constant 0, 1, 2 .. that is gathered from a count: it takes no memory."""
+        source = op.operands[0].op
+        if not isinstance(op, ops.Gather) or not isinstance(source, ops.Const):
+            return False
+        values = self.module.constants[source.attrs["value"]]
+        if values.ndim != 1 or values.dtype.kind not in "iu":
+            return False
+        if not np.array_equal(values, np.arange(len(values))):
+            return False
+        b = Builder.before_op(op, self.module)
+        op.set_operand(0, b(ops.Iota, size=len(values), dtype=source.dtype))
+        return True

@@ -23,7 +23,8 @@ def lower_line(k: KernelBuild) -> None:
     last_is_free = bool(lines) and op.type.rank - 1 not in op.walked
 
     def one(at: Sequence[Dim]) -> None:
-        op.line(Writer(k, op.result, epilogue), tuple(at))  # type: ignore[attr-defined]
+        writer = Writer(k, op.result, epilogue, vector=k.machine.simd and not last_is_free)
+        op.line(writer, tuple(at))  # type: ignore[attr-defined]
 
     if last_is_free:
         k.parallel(lines[:-1], lambda at: k.serial(lines[-1:], lambda j: one([*at, *j])))
@@ -45,6 +46,7 @@ class Writer(GroupPuller):
         result: What the operator writes.
         epilogue: Operations that are applied to each element of it.
         store: Puts a finished element where it belongs; by default into the kernel's output.
+        vector: Whether loops may be vectors: no loop around is one.
     """
 
     _guards: list[tuple[Dim, Dim]]
@@ -55,10 +57,11 @@ class Writer(GroupPuller):
         result: Value,
         epilogue: Sequence[Elementwise],
         store: Callable[[Value, tuple[Dim, ...]], None] | None = None,
+        vector: bool = False,
     ) -> None:
         super().__init__(k.b, k.puller.constants, k.puller.given, k.puller.bounds)
         self.output, self.result, self.epilogue = k.output, result, epilogue
-        self.store = store or self._to_output
+        self.store, self.vector = store or self._to_output, vector
         for value, memory in k.memory.items():
             self.given[value] = self.buffer(memory)
 
@@ -103,14 +106,35 @@ class Writer(GroupPuller):
         def nest(done: list[Dim], carried: list[Value]) -> list[Value]:
             if len(done) < len(extents):
                 extent = extents[len(done)]
+                last = len(done) == len(extents) - 1
                 return list(
-                    self.b.loop(0, extent, lambda i, *c: nest([*done, i], list(c)), init=carried)
+                    self.b.loop(
+                        0,
+                        extent,
+                        lambda i, *c: nest([*done, i], list(c)),
+                        init=carried,
+                        unroll=4 if last else 1,
+                    )
                 )
             result = body(done, *carried)
             return [] if result is None else [result]
 
         results = nest([], [] if carry is None else [carry])
         return results[0] if results else None
+
+    def copy(self, extents: Sequence[Dim], index: Callable[..., tuple[Dim, ...]], x: Value) -> None:
+        """Loops over the extents, the last one a vector where that may be."""
+
+        def nest(done: list[Dim]) -> None:
+            if len(done) == len(extents):
+                at = index(done)
+                self.write(at, self.read(x, at))
+                return
+            last = self.vector and len(done) == len(extents) - 1
+            kind = "vector" if last else "serial"
+            self.b.loop(0, extents[len(done)], lambda i: nest([*done, i]), kind=kind)
+
+        nest([])
 
     def where(self, guards: Guards, body: Callable[[], object]) -> None:
         """Runs the body under more guards."""

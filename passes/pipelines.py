@@ -29,10 +29,9 @@ SIMPLIFY: list[Pass] = [
     Fold(),
     Cse(),
     Hoist(),
-    CheckOnce(),
     Dce(),
 ]
-LAYOUT: list[Pass] = [Layout(), Canonicalize(), Fold(), Hoist(), Cse(), Dce()]
+LAYOUT: list[Pass] = [Layout(), Canonicalize(), Fold(), Hoist(), Cse(), CheckOnce(), Dce()]
 GRAPH: list[Pass] = [*SIMPLIFY, *LAYOUT]
 KERNEL: list[Pass] = [Fuse(), Schedule(), Lower()]
 

@@ -49,6 +49,7 @@ class CudaMachine(Machine):
 
 _COMMON: dict[str, Any] = {
     "vector_bits": 1024,
+    "simd": False,
     "vector_registers": 64,
     "barrier": 3e-6,
     "scratch": 0,

@@ -408,7 +408,7 @@ class KernelEmitter:
 
         def body(i: Any, values: list[Any]) -> list[Any]:
             first: Dim = i.constant if isinstance(i, ir.Constant) else self._variable(i, lo, hi)
-            if count > 1 and not values and not any(inner.regions for inner in op.body.ops):
+            if count > 1 and not values and _apart(op):
                 self._abreast(op, [first + k for k in range(count)])
                 return values
             for k in range(count):
@@ -560,3 +560,10 @@ class KernelEmitter:
         for x in rest:
             first = self.prims.emit(combine, dt, first, x)
         return first
+
+
+def _apart(op: For) -> bool:
+    """Whether the iterations of a loop have no loops in them and read nothing that one writes."""
+    loaded = {inner.buffer for inner in op.body.ops if isinstance(inner, Load)}
+    stored = {inner.buffer for inner in op.body.ops if isinstance(inner, Store)}
+    return not (loaded & stored) and not any(inner.regions for inner in op.body.ops)

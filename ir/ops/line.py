@@ -153,7 +153,7 @@ class ScatterElements(LineOp, name="scatter_elements"):
         def place(i: Dim) -> tuple[Dim, ...]:
             return (*at[:axis], i, *at[axis:])
 
-        k.each([x.shape[axis]], lambda i: k.write(place(i[0]), k.read(x, place(i[0]))))
+        k.copy([x.shape[axis]], lambda i: place(i[0]), x)
         beside = zip(at, _without(indices.shape, axis), _without(x.shape, axis), strict=True)
         guards = [(i, n) for i, n, whole in beside if n != whole]
 
@@ -242,7 +242,7 @@ class ScatterNd(LineOp, name="scatter_nd"):
         """Copies what the index vectors may point at, then updates in order."""
         x, indices = self.x, self.indices
         lead = x.shape[: indices.shape[-1]]
-        k.each(lead, lambda i: k.write((*i, *at), k.read(x, (*i, *at))))
+        k.copy(lead, lambda i: (*i, *at), x)
 
         def update(i: Sequence[Dim]) -> None:
             target = [
