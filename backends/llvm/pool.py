@@ -29,6 +29,7 @@ import numpy as np
 
 from pjit.backends.llvm.arguments import LAYOUT_HOLDS, table
 from pjit.backends.llvm.module import NativeCode
+from pjit.backends.llvm.poll import CAN_POLL, python_functions
 from pjit.backends.llvm.pool_code import (
     CAPACITY,
     CELLS,
@@ -55,7 +56,7 @@ class _Native:
     """The compiled functions of the pool, for Python."""
 
     def __init__(self, code: bytes) -> None:
-        self._code = NativeCode([code], FUNCTIONS)
+        self._code = NativeCode([code], FUNCTIONS, python_functions() if CAN_POLL else None)
         address, i64, ptr = self._code.address, ctypes.c_int64, ctypes.c_void_p
         # CFUNCTYPE releases the GIL. PYFUNCTYPE keeps it: for what takes about a microsecond.
         self.worker_loop = ctypes.CFUNCTYPE(None, ptr, i64)(address("pool_worker_loop"))
@@ -66,6 +67,7 @@ class _Native:
         self.fence = ctypes.PYFUNCTYPE(None)(address("pool_fence"))
         self._spin = ctypes.PYFUNCTYPE(None, ptr, i64)(address("pool_spin"))
         self.bind = ctypes.PYFUNCTYPE(i64, ptr, ctypes.py_object, ptr)(address("pool_bind"))
+        self.poll = address("pool_poll") if CAN_POLL else 0
         self.spin_rounds, self.wait_rounds = self._rounds_in(_IDLE_SECONDS, _WAIT_SECONDS)
 
     def _rounds_in(self, *seconds: float) -> list[int]:
@@ -227,6 +229,11 @@ class Pool:
             if workers.closed:
                 raise RuntimeError("the worker pool is closed: it takes no more jobs")
             return bool(workers.native.run(workers.state, entry, ctx))
+
+    @property
+    def poll(self) -> int:
+        """The address of what a long loop in a thread of Python calls; 0 where there is none."""
+        return _native(self._futex, self._store).poll
 
     def binder(
         self,

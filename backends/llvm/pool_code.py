@@ -8,6 +8,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from pjit.backends.llvm.arguments import emit_bind
+from pjit.backends.llvm.poll import CAN_POLL, emit_poll
 from pjit.backends.llvm.resident import release
 from pjit.backends.llvm.sync import (
     I32,
@@ -54,6 +55,7 @@ class Cell(IntEnum):
 
 CELLS = Cell.RING + 2 * CAPACITY
 FUNCTIONS = tuple(f"pool_{n}" for n in "worker_loop wait run submit close fence spin bind".split())
+FUNCTIONS += ("pool_poll",) * CAN_POLL
 _RUN_TYPE = ir.FunctionType(VOID, [PTR, I64, I64])
 _IDLE, _LEAVE = I64(-1), I64(-2)  # what a worker does instead of a job, whose numbers begin at 0
 
@@ -417,6 +419,8 @@ def build_module(triple: str, futex: bool) -> ir.Module:
     _emit_fence(module)
     _emit_spin(module)
     emit_bind(module, "pool_bind")
+    if CAN_POLL:
+        emit_poll(module, "pool_poll")
     return module
 
 

@@ -18,7 +18,7 @@ from llvmlite import ir as ll
 
 from pjit.backends.llvm.launch import emit_launcher, part, plan, shares
 from pjit.backends.llvm.sync import emit_barrier
-from pjit.ir.call import BARRIER_WORD, ERROR_WORD, CallWords
+from pjit.ir.call import BARRIER_WORD, ERROR_WORD, POLL_WORD, STOP_WORD, CallWords
 from pjit.ir.program import (
     BranchStep,
     Carry,
@@ -33,6 +33,7 @@ from pjit.ir.program import (
 )
 
 COPY_GRAIN = 1 << 16  # bytes that a thread copies at least
+POLL_PERIOD = 64  # iterations of a loop from one poll to the next; a power of two
 _I8, _I64, _PTR = ll.IntType(8), ll.IntType(64), ll.PointerType()
 
 
@@ -251,8 +252,9 @@ class SegmentFunction:
         else:
             self._meet_in_loop()
             self._steps(step.test)
+            self._look_up(i)
             self._meet_in_loop()
-            b.cbranch(self._holds(step.condition), body, end)
+            b.cbranch(b.and_(self._holds(step.condition), self._no_error()), body, end)
             b.position_at_end(body)
         for s, base, stride in zip(step.slices, bases, strides, strict=True):
             self.pointers[s.pointer] = b.gep(base, [b.mul(i, stride)], source_etype=_I8)
@@ -271,6 +273,27 @@ class SegmentFunction:
                 result = self._slot(c.result)
                 with b.if_then(b.icmp_unsigned("!=", phis[0], result)):
                     self._copy(phis[0], result, c.nbytes)
+
+    def _look_up(self, i: ll.Value) -> None:
+        """The first thread polls, and tells the others whether there is an error."""
+        b = self.b
+        with b.if_then(b.icmp_signed("==", self.thread, _I64(0))):
+            due = b.icmp_signed("==", b.and_(i, _I64(POLL_PERIOD - 1)), _I64(POLL_PERIOD - 1))
+            with b.if_then(due, likely=False):
+                poll = b.load(self._word(POLL_WORD), typ=_I64)
+                with b.if_then(b.icmp_signed("!=", poll, _I64(0))):
+                    kind = ll.FunctionType(ll.VoidType(), [_PTR])
+                    b.call(b.inttoptr(poll, kind.as_pointer()), [self.ctx])
+            if not self.alone:
+                b.store(self._error(), self._word(STOP_WORD))
+
+    def _error(self) -> ll.Value:
+        return self.b.load_atomic(self._word(ERROR_WORD), "monotonic", 8, typ=_I64)
+
+    def _no_error(self) -> ll.Value:
+        """What all threads that run a loop see alike."""
+        stop = self._error() if self.alone else self.b.load(self._word(STOP_WORD), typ=_I64)
+        return self.b.icmp_signed("==", stop, _I64(0))
 
     def _start(self, c: Carry, count: ll.Value | None) -> list[ll.Value]:
         """The pointers of a carried value before the first iteration: where it is, where the next

@@ -13,13 +13,14 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from pjit.backends.base import backend
 from pjit.errors import ExecutionError, PjitError
+from pjit.ir.call import ERROR_WORD, INTERRUPTED
 
 if TYPE_CHECKING:
     from pjit.runtime.cache import Cache
@@ -31,6 +32,7 @@ class Pool(Protocol):
     """Worker threads that run native programs, one program after another."""
 
     n_threads: int
+    poll: int  # the address of what a long loop in a thread of Python calls, or 0
 
     def prepare(self) -> None:
         """Makes the pool's own code."""
@@ -69,14 +71,19 @@ class NativeWork:
         engine: The engine that runs it.
         finish: Called once when the program is done; returns its error or None.
         keep: What has to stay alive until then.
+        words: The context of a program that may run without end, else None.
     """
 
-    __slots__ = ("_finish", "_keep", "engine", "error", "finished", "ticket")
+    __slots__ = ("_finish", "_keep", "_words", "engine", "error", "finished", "ticket")
 
     def __init__(
-        self, engine: Engine, finish: Callable[[], PjitError | None], keep: tuple[Any, ...]
+        self,
+        engine: Engine,
+        finish: Callable[[], PjitError | None],
+        keep: tuple[Any, ...],
+        words: Any = None,
     ) -> None:
-        self.engine, self._finish, self._keep = engine, finish, keep
+        self.engine, self._finish, self._keep, self._words = engine, finish, keep, words
         self.ticket, self.finished = 0, False
         self.error: PjitError | None = None
 
@@ -95,11 +102,16 @@ class NativeWork:
         """Never asked for: the arrays of the results exist before the call ends."""
         raise AssertionError("the results of a native program are known before it runs")
 
+    def interrupt(self) -> None:
+        """Ends the loops of the program whose data decide how long they run."""
+        if not self.finished and self._words is not None and not self._words[ERROR_WORD]:
+            self._words[ERROR_WORD] = INTERRUPTED
+
     def end(self, error: PjitError | None = None) -> None:
         """Marks the call as ended; only the engine calls it, once."""
         self.error = self._finish() if error is None else error
         self.finished = True
-        del self._finish, self._keep
+        del self._finish, self._keep, self._words
 
 
 class HostWork:
@@ -195,6 +207,7 @@ class Engine:
         self._last = self._ended = 0  # the last ticket, and one that is known to be done
         self._running: deque[NativeWork] = deque()  # in the order of their tickets
         self._dispatcher = _Dispatcher()
+        self._at_exit: weakref.finalize | None = None
         _engines.add(self)
 
     @property
@@ -208,6 +221,8 @@ class Engine:
             self._reap()
             work.ticket = self._last = self.pool.submit(entry, ctx)
             self._running.append(work)
+            if self._at_exit is None:  # made after that of the pool, which waits, and called before
+                self._at_exit = weakref.finalize(self, _interrupt, self._running)
 
     def dispatch(self, work: HostWork, task: Callable[[], Sequence[np.ndarray]]) -> None:
         """Queues a call for the dispatcher."""
@@ -255,6 +270,10 @@ class Engine:
             self.pool.wait(ticket)
         except RuntimeError as e:
             raise _lost() from e
+        except BaseException:  # of a signal handler
+            with self.lock:
+                _interrupt([w for w in self._running if w.ticket <= ticket])
+            raise
 
     def _reap(self) -> None:
         """Ends the calls whose programs are done; with the lock held."""
@@ -274,6 +293,11 @@ class Engine:
         self._dispatcher = _Dispatcher()
         for host in lost:
             host.fail(_lost())
+
+
+def _interrupt(works: Iterable[NativeWork]) -> None:
+    for work in works:
+        work.interrupt()
 
 
 def _lost() -> ExecutionError:

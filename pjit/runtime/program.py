@@ -6,8 +6,9 @@ import ctypes
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from threading import get_ident, main_thread
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from pjit.array import Array, Work, as_numpy
 from pjit.errors import ExecutionError, InputError, PjitError
 from pjit.ir import expr
 from pjit.ir.arrays import aligned
-from pjit.ir.call import ERROR_WORD
+from pjit.ir.call import ERROR_WORD, INTERRUPTED, POLL_WORD, POLLED_WORD, RAISED_WORD, RAISED_WORDS
 from pjit.ir.errors import listing
-from pjit.ir.program import ProgramView, Segment
+from pjit.ir.program import LoopStep, ProgramView, Segment
 from pjit.ir.types import TensorType
 from pjit.ir.types import dtype as dtype_of
 from pjit.runtime.engine import Engine, HostWork, NativeWork
@@ -115,6 +116,10 @@ class Runnable:
             if len(view.steps) == 1 and isinstance(view.steps[0], Segment)
             else None
         )
+        segments = [step for step in view.steps if isinstance(step, Segment)]
+        self._endless = any(
+            isinstance(step, LoopStep) and step.count is None for s in segments for step in s.walk()
+        )
         self._entry = next(iter(self._native.entries.values()), 0)
         self._plans: dict[tuple, Plan] = {}
         self._clock = 0
@@ -179,9 +184,11 @@ class Runnable:
 
     def _run(self, plan: Plan, frame: Frame) -> int:
         """Runs a program on this thread; its error code. The context is given back."""
-        pace = plan.pace
+        pace, words = plan.pace, frame.words
         timed = pace.timed()
         start = perf_counter()
+        if self._endless and get_ident() == main_thread().ident:
+            words[POLL_WORD], words[POLLED_WORD] = self.engine.pool.poll, int(start * 1e9)
         if pace.helped:
             self.engine.help(self._entry, frame.address)
         else:
@@ -189,8 +196,11 @@ class Runnable:
             self._single(frame.pointer, _FIRST, _ONE)
         if timed:
             pace.ran(perf_counter() - start)
-        code = frame.words[ERROR_WORD]
+        words[POLL_WORD] = 0
+        code = words[ERROR_WORD]
         plan.give(frame)
+        if code == INTERRUPTED:
+            _raise(words)
         return code
 
     def _failed(self, code: int) -> HostWork:
@@ -258,7 +268,7 @@ class Runnable:
                 inputs = self._pass_copies(frame, args, values)
             keep = (native, frame, made, inputs)
             finish = partial(self._finish, plan, frame, pending, perf_counter())
-            work = NativeWork(engine, finish, keep)
+            work = NativeWork(engine, finish, keep, frame.words if self._endless else None)
             engine.submit(work, self._entry, frame.address)
         if self.sync:
             work.wait()
@@ -458,6 +468,8 @@ class Runnable:
 
     def failure(self, code: int) -> ExecutionError:
         """The error that native code reported by its code."""
+        if code == INTERRUPTED:
+            return ExecutionError("the call was interrupted", remedy="call again")
         what, where, remedy = self.view.failures[code - 1]
         return ExecutionError(what, where=where, remedy=remedy)
 
@@ -511,3 +523,12 @@ def _copy(a: np.ndarray) -> np.ndarray:
     copy[...] = a
     copy.flags.writeable = False
     return copy
+
+
+def _raise(words: Any) -> NoReturn:
+    """Raises what a signal handler raised while native code ran on this thread."""
+    raised = [ctypes.c_void_p(words[RAISED_WORD + i]) for i in range(RAISED_WORDS)]
+    for i in range(RAISED_WORDS):
+        words[RAISED_WORD + i] = 0
+    ctypes.pythonapi.PyErr_Restore(*raised)
+    raise AssertionError("ctypes raises the exception that was restored")

@@ -20,7 +20,7 @@ from pjit.errors import FallbackWarning, TraceError
 from pjit.tracing import explore, variants
 from pjit.tracing.function import CompiledFunction
 
-COUNT = int(os.environ.get("PJIT_PROGRAMS", "40"))
+COUNT = int(os.environ.get("PJIT_PROGRAMS", "500"))
 CHUNK = 10
 COMPILED = 10  # one program of so many runs natively, the others in the interpreter
 BOUNDS = ((explore, "MAX_NODES", 60), (explore, "MAX_UNIQUE", 16), (variants, "MAX_GROWTH", 40))
