@@ -3,8 +3,8 @@
 It begins with the barrier counter and the error word, each on a cache line of its own. An error
 also ends the loops whose data decide how long they run; in ``STOP_WORD`` the first thread tells the
 others of it. Now and then such a loop calls the function in ``POLL_WORD``, if there is one, which
-may put an error. From ``FIRST_SIZE`` on come the sizes of the program, then a pointer per slot, then
-a row of cursors per thread: how many pieces of its share of each launch have been taken (see
+may put an error. From ``FIRST_SIZE`` on come the sizes of the program, then a pointer per slot,
+then a row of cursors per thread: how many pieces of its share of each launch have been taken (see
 ``backends/llvm/segment``). Cursors are zero between calls.
 """
 
