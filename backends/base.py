@@ -41,6 +41,9 @@ class Backend(Protocol):
     TimedCode: Callable[[ProgramView, Mapping[str, int], Machine, int], Any]
     Probe: Callable[[Callable[[int, int], object], int], Any]
 
+    def prepare(self, operations: int) -> None:
+        """Told that a graph of so many operations will be built soon."""
+
     def build(self, module: Module, view: ProgramView, machine: Machine) -> tuple[bytes, ...]:
         """The object code of a program, in parts."""
 

@@ -196,6 +196,7 @@ def compile_module(
         name = program_key(target, machine, key([print_module(module)], module.constants))
         if (found := store.load(name)) is not None:
             return Program(found, Origin(again, machine), target, options, cached=True, store=store)
+    backend(target).prepare(sum(1 for _ in module.main.walk()))
     if sum(a.nbytes for a in module.constants.values()) >= LARGE:
         engine(target, options.threads, store).pool.prepare()  # before the packing
     binary = build(clone(module) if source is None else module, target, machine, options, again)

@@ -14,7 +14,7 @@ from pjit.ir.core import Module
 from pjit.ir.loops import index_checks, kernels
 from pjit.ir.program import ProgramView, Segment
 
-KERNELS_PER_MODULE = 8
+KERNELS_PER_MODULE = 4
 
 
 def build(module: Module, view: ProgramView, machine: LlvmMachine) -> tuple[bytes, ...]:

@@ -8,18 +8,18 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from queue import Empty, SimpleQueue
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from pjit.backends.llvm.helpers import Helper, take
+from pjit.backends.llvm.optimize import optimized
 from pjit.backends.llvm.resident import release
 from pjit.backends.llvm.target import LlvmMachine, initialize, target_machine
 from pjit.ir.errors import PjitError
 
-# What the emitters leave to be done: they vectorise, unroll and hoist themselves. LLVM's own
-# pipeline takes five times as long, and lengthens the lives of values in loops until they spill.
-_PASSES = ("sroa", "new_gvn", "instruction_combine", "simplify_cfg")
 _counter = itertools.count()
 _lock = threading.Lock()
 
@@ -44,15 +44,40 @@ def compile_module(source: ir.Module | str, machine: LlvmMachine) -> bytes:
 def compile_modules(sources: Iterable[ir.Module], machine: LlvmMachine) -> tuple[bytes, ...]:
     """The object code of each module.
 
-    LLVM works on one module, on a thread of its own, while Python makes the next.
+    LLVM works on the modules while Python makes the next: in the helpers that were prepared, else
+    on a thread of this process.
 
     Raises:
         PjitError: LLVM refuses a module: a bug of the emitters.
     """
-    with ThreadPoolExecutor(1, "pjit-llvm") as llvm_thread:
-        parts = [llvm_thread.submit(compile_module, _text(s), machine) for s in sources]
-        code = tuple(part.result() for part in parts)
-    release()
+    helpers = take()
+    idle: SimpleQueue[Helper] = SimpleQueue()
+    for helper in helpers:
+        idle.put(helper)
+    try:
+        with ThreadPoolExecutor(max(1, len(helpers)), "pjit-llvm") as threads:
+            parts: list[Future[bytes]] = []
+            for source in sources:
+                if len(parts) > len(helpers):  # the text of a module takes megabytes
+                    wait([parts[-1 - len(helpers)]])
+                parts.append(threads.submit(_compile, _text(source), machine, idle))
+            return tuple(part.result() for part in parts)
+    finally:
+        for helper in helpers:
+            helper.close()
+        release()
+
+
+def _compile(source: str, machine: LlvmMachine, idle: SimpleQueue[Helper]) -> bytes:
+    """Compiles in one of the idle helpers; here if there is none, or if it fails."""
+    try:
+        helper = idle.get_nowait()
+        code = helper.compile(source, machine.llvm)
+    except (Empty, OSError):
+        return compile_module(source, machine)
+    except RuntimeError as e:
+        raise _refused(e) from None
+    idle.put(helper)
     return code
 
 
@@ -74,20 +99,13 @@ def _text(module: ir.Module) -> str:
 
 def _optimized(source: str, machine: LlvmMachine, tm: llvm.TargetMachine) -> llvm.ModuleRef:
     try:
-        module = llvm.parse_assembly(source, llvm.create_context())
-        module.triple = machine.triple
-        module.data_layout = str(tm.target_data)
-        module.verify()
+        return optimized(source, tm)
     except RuntimeError as e:
-        raise PjitError("LLVM refuses the code made for a kernel", got=str(e)) from None
-    passes = llvm.create_new_function_pass_manager()
-    for name in _PASSES:
-        getattr(passes, f"add_{name}_pass")()
-    builder = llvm.create_pass_builder(tm, llvm.create_pipeline_tuning_options())
-    for function in module.functions:
-        if not function.is_declaration:
-            passes.run(function, builder)
-    return module
+        raise _refused(e) from None
+
+
+def _refused(e: RuntimeError) -> PjitError:
+    return PjitError("LLVM refuses the code made for a kernel", got=str(e))
 
 
 @functools.cache

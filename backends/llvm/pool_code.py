@@ -8,6 +8,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from pjit.backends.llvm.arguments import emit_bind
+from pjit.backends.llvm.helpers import compile_small
 from pjit.backends.llvm.poll import CAN_POLL, emit_poll
 from pjit.backends.llvm.resident import release
 from pjit.backends.llvm.sync import (
@@ -23,7 +24,6 @@ from pjit.backends.llvm.sync import (
     emit_wake,
     emit_yield,
 )
-from pjit.backends.llvm.target import initialize
 
 CAPACITY = 256  # jobs that may be outstanding; a power of two
 NOBODY = 2**63 - 1  # the ticket in WAKE_AT when no thread waits
@@ -426,14 +426,7 @@ def build_module(triple: str, futex: bool) -> ir.Module:
 
 def make_code(futex: bool) -> bytes:
     """The object code of the native part of the pool."""
-    initialize(llvm.get_default_triple())
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        opt=2, reloc="pic", codemodel="small"
-    )
-    module = llvm.parse_assembly(str(build_module(machine.triple, futex)))
-    module.verify()
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
-    builder.getModulePassManager().run(module, builder)
-    code = machine.emit_object(module)
+    triple = llvm.get_default_triple()
+    code = compile_small(str(build_module(triple, futex)), (triple, "", ""))
     release()
     return code

@@ -10,6 +10,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from pjit.backends.llvm import optimize
 from pjit.backends.llvm.resident import release
 from pjit.ir.errors import PjitError
 from pjit.ir.target import Machine
@@ -30,6 +31,11 @@ class LlvmMachine(Machine):
     cpu: str = ""
     features: str = ""
     f16c: bool = True
+
+    @property
+    def llvm(self) -> tuple[str, str, str]:
+        """What LLVM is told of it."""
+        return self.triple, self.cpu, self.features
 
     @property
     def key(self) -> str:
@@ -83,13 +89,8 @@ TARGETS = ("host", *_LEVELS)
 
 @functools.cache
 def initialize(triple: str) -> None:
-    """Makes the target of a triple available, once; all of LLVM's take 10 MB more."""
-    if triple == llvm.get_default_triple():
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-    else:
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
+    """Makes the target of a triple available, once."""
+    optimize.initialize(triple)
     release()
 
 
@@ -186,9 +187,7 @@ def _cache_sizes() -> dict[str, Any]:
 def target_machine(target: LlvmMachine) -> llvm.TargetMachine:
     """LLVM's description of a machine, for code that can be loaded at any address."""
     initialize(target.triple)
-    return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
-    )
+    return optimize.target_machine(*target.llvm)
 
 
 def function_attributes(target: Machine) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -30,6 +31,8 @@ _FROM_ONNX = {
 }  # fmt: skip
 
 
+# Begins the place of what is in the model's own file, where a link led to it. No model can say so.
+_OWN = f"\0{secrets.token_hex(16)}:"
 # No link is followed at the last moment, and a pipe does not block.
 _OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -97,13 +100,17 @@ def read_model(source: str | os.PathLike | bytes) -> tuple[onnx.ModelProto, Path
 
 def _read(path: Path) -> bytes:
     """A file's message; large weights stay in the file and become external data of it."""
+    location = path.name
+    if path.is_symlink():
+        path = path.resolve()
+        location = _OWN + str(path)
     with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size < LARGE or path.is_symlink():
+        if os.fstat(file.fileno()).st_size < LARGE:
             return file.read()
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             try:
                 with memoryview(mapped) as view:
-                    return detached(view, path.name)
+                    return detached(view, location)
             except NotWalked:
                 return file.read()
 
@@ -179,6 +186,7 @@ def _load_external(
             "its data is in another file", "import the model from its path, not from bytes"
         )
     path = external_path(folder, location)
+    location = path.name if location.startswith(_OWN) else location
     count = prod(shape) * dt.itemsize
     try:
         offset, length = int(fields.get("offset", 0)), int(fields.get("length", count))
@@ -211,6 +219,8 @@ def _load_external(
 
 def external_path(folder: Path, location: str) -> Path:
     """The path of external data, which lies inside the folder; raises Refused."""
+    if location.startswith(_OWN):
+        return Path(location.removeprefix(_OWN))
     relative = Path(location)
     if not location or "\0" in location or relative.is_absolute() or ".." in relative.parts:
         raise Refused(

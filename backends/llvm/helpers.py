@@ -1,0 +1,113 @@
+"""Processes that run LLVM for this one.
+
+llvmlite holds a lock while LLVM works, so that one process compiles one module at a time; and what
+LLVM touches stays in the memory of the process that runs it. A large program is compiled by helpers
+(``optimize``, without pjit and NumPy), which start while the passes run and end with the
+compilation. Where none can be started, or one fails, this process compiles itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import llvmlite
+
+from pjit.backends.llvm import optimize
+
+MANY = 30  # operations of a graph that are worth the start of helpers
+_MOST = 4
+Target = tuple[str, str, str]
+_lock = threading.Lock()
+_waiting: list[Helper] = []  # started, for the next compilation
+
+
+class Helper:
+    """One process.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+
+    def __init__(self) -> None:
+        folder = str(Path(llvmlite.__file__).parent.parent)
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", optimize.__file__, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def compile(self, source: str, target: Target) -> bytes:
+        """Object code of a module.
+
+        Args:
+            source: The module.
+            target: The triple, the processor and its features.
+
+        Raises:
+            RuntimeError: LLVM refuses the module.
+            OSError: The process does not work.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        optimize.write(self._process.stdin, json.dumps(target).encode())
+        optimize.write(self._process.stdin, source.encode())
+        answer = optimize.read(self._process.stdout)
+        if not answer:
+            raise OSError("a helper ended")
+        if answer[:1] == b"-":
+            raise RuntimeError(answer[1:].decode())
+        return answer[1:]
+
+    def close(self) -> None:
+        """Lets the process end."""
+        try:
+            self._process.communicate()
+        except OSError:
+            self._process.kill()
+            self._process.wait()
+
+
+def prepare(operations: int) -> None:
+    """Starts helpers for a graph of so many operations, if they are worth it."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = min(_MOST, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    if operations < MANY or count < 2 or not sys.executable or getattr(sys, "frozen", False):
+        return
+    with _lock:
+        try:
+            while len(_waiting) < count:
+                _waiting.append(Helper())
+        except OSError:
+            return
+
+
+def compile_small(source: str, target: Target) -> bytes:
+    """Object code of a small module, from a helper that waits if there is one.
+
+    Args:
+        source: The module.
+        target: The triple, the processor and its features.
+
+    Raises:
+        RuntimeError: LLVM refuses the module.
+    """
+    with _lock:
+        try:
+            return _waiting[-1].compile(source, target)
+        except (IndexError, OSError):
+            tm = optimize.target_machine(*target)
+            return tm.emit_object(optimize.optimized(source, tm))
+
+
+def take() -> list[Helper]:
+    """The helpers that wait; whoever takes them closes them."""
+    with _lock:
+        helpers = list(_waiting)
+        _waiting.clear()
+        return helpers

@@ -1,0 +1,109 @@
+"""Processes that run LLVM for this one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from pjit.backends.llvm import helpers, optimize
+from pjit.backends.llvm.helpers import MANY, Helper, prepare, take
+from pjit.backends.llvm.module import NativeCode, compile_module, compile_modules, new_module
+from pjit.backends.llvm.target import machine
+from pjit.ir.errors import PjitError
+from tests.backends.llvm.test_module import calls
+
+WRONG = "define void @f() { ret i32 %x }"
+
+
+@pytest.fixture
+def helper() -> Iterator[Helper]:
+    h = Helper()
+    yield h
+    h.close()
+    assert h._process.returncode == 0
+
+
+def test_object_code_is_that_of_this_process(helper: Helper) -> None:
+    for name in ("cbrt", "exp"):
+        source = str(calls(name))
+        assert helper.compile(source, machine().llvm) == compile_module(source, machine())
+
+
+def test_another_machine(helper: Helper) -> None:
+    source = str(calls("cbrt"))
+    arm = machine("aarch64")
+    for m in (arm, machine(), arm):
+        assert helper.compile(source, m.llvm) == compile_module(source, m)
+
+
+def test_code_that_llvm_refuses(helper: Helper) -> None:
+    with pytest.raises(RuntimeError, match="function result type"):
+        helper.compile(WRONG, machine().llvm)
+    assert helper.compile(str(calls("cbrt")), machine().llvm)[:4] == b"\x7fELF"
+
+
+def test_requests_and_answers() -> None:
+    m = machine()
+    requests, answers = io.BytesIO(), io.BytesIO()
+    for source in (str(calls("cbrt")), WRONG):
+        optimize.write(requests, json.dumps(m.llvm).encode())
+        optimize.write(requests, source.encode())
+    requests.seek(0)
+    optimize.serve(requests, answers)
+    answers.seek(0)
+    assert optimize.read(answers) == b"+" + compile_module(calls("cbrt"), m)
+    assert optimize.read(answers)[:1] == b"-"
+    assert optimize.read(answers) == b""
+    optimize.serve(io.BytesIO(), answers)
+
+
+def prepared() -> list[int]:
+    prepare(MANY)
+    return [h._process.pid for h in helpers._waiting]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_helpers_compile_and_end() -> None:
+    pids = prepared()
+    assert len(pids) >= 2
+    parts = compile_modules((calls("cbrt", name="f"), calls("exp", name="g")), machine())
+    assert parts == tuple(
+        compile_module(calls(n, name=f), machine()) for n, f in (("cbrt", "f"), ("exp", "g"))
+    )
+    assert take() == []
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_without_helpers_that_work_this_process_compiles() -> None:
+    for pid in prepared():
+        os.kill(pid, signal.SIGKILL)
+    code = NativeCode(compile_modules((calls("cbrt"), new_module(machine())), machine()), ("f",))
+    assert code.address("f")
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_an_error_of_a_helper_is_that_of_the_compilation() -> None:
+    prepared()
+
+    class Wrong:
+        functions = ()
+
+        def __str__(self) -> str:
+            return WRONG
+
+    with pytest.raises(PjitError, match="LLVM refuses"):
+        compile_modules((calls("cbrt"), Wrong()), machine())  # type: ignore[arg-type]
+    assert take() == []
+
+
+def test_small_graphs_need_no_helpers() -> None:
+    prepare(MANY - 1)
+    assert take() == []
