@@ -1,8 +1,9 @@
 """Which threads run the calls of a plan: chosen by what earlier calls took.
 
 A call runs on the thread of the caller, with or without the help of the workers, or on the workers
-while the caller goes on. To hand over a short call takes longer than the caller gains by it. The
-results do not depend on the choice.
+while the caller goes on. To hand over a short call takes longer than the caller gains by it, and so
+does to copy large arrays for a call that does little with them. The results do not depend on the
+choice.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from math import inf, isfinite
 
 INLINE_SECONDS = 1e-3  # calls that take less run on the thread of the caller
+COPIES = 2.0  # and those that take less than copying their arrays so many times
 HELP_SECONDS = 10e-6  # calls that take less on one thread are not shared with the workers
 TRIALS = 4  # calls that are timed each way; the fastest counts
 PROOFS = 8  # short calls in a row after which a plan counts as short though the data decide
@@ -34,6 +36,7 @@ class Pace:
         "_best",
         "_bounded",
         "_left",
+        "_limit",
         "_period",
         "_proofs",
         "_rest",
@@ -44,7 +47,7 @@ class Pace:
 
     def __init__(self, guess: float, threads: int) -> None:
         self._bounded, self._threads = isfinite(guess), threads
-        self._alone, self._period = inf, FIRST_PERIOD
+        self._alone, self._period, self._limit = inf, FIRST_PERIOD, INLINE_SECONDS
         self._hand_over()
         if guess < INLINE_SECONDS:
             self._keep()
@@ -62,11 +65,18 @@ class Pace:
         """Begins to time the calls one way."""
         self.helped, self._left, self._best, self._rest = helped, TRIALS, inf, 0
 
-    def queued(self, seconds: float) -> None:
-        """Takes note of a call that the workers ran, and of the time until its end was noticed."""
+    def queued(self, seconds: float, copying: float = 0.0) -> None:
+        """Takes note of a call that the workers ran.
+
+        Args:
+            seconds: The time until its end was noticed.
+            copying: The time that it took to copy its arrays before.
+        """
         if self.inline:
             return
-        if seconds >= INLINE_SECONDS:
+        if self._bounded:
+            self._limit = max(INLINE_SECONDS, COPIES * copying)
+        if seconds >= self._limit:
             self._hand_over()
             return
         self._proofs -= 1
@@ -97,7 +107,7 @@ class Pace:
             if self._threads > 1 and self._best > HELP_SECONDS:
                 self._try(helped=True)
                 return
-        if min(self._alone, self._best) >= INLINE_SECONDS:
+        if min(self._alone, self._best) >= self._limit:
             self._hand_over()
         self.helped, self._rest = self._best < self._alone, self._period
         self._period = min(2 * self._period, LAST_PERIOD)

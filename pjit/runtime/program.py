@@ -262,12 +262,13 @@ class Runnable:
         with engine.lock:
             native = self._open()
             frame, made = self._frame(plan)
+            began = perf_counter()
             if self.sync and not pending:
                 inputs = self._pass_inputs(frame, values)
             else:
                 inputs = self._pass_copies(frame, args, values)
             keep = (native, frame, made, inputs)
-            finish = partial(self._finish, plan, frame, pending, perf_counter())
+            finish = partial(self._finish, plan, frame, pending, (began, perf_counter()))
             work = NativeWork(engine, finish, keep, frame.words if self._endless else None)
             engine.submit(work, self._entry, frame.address)
         if self.sync:
@@ -370,10 +371,11 @@ class Runnable:
         return keep
 
     def _finish(
-        self, plan: Plan, frame: Frame, pending: list[Array], start: float
+        self, plan: Plan, frame: Frame, pending: list[Array], times: tuple[float, float]
     ) -> PjitError | None:
         """Ends a call of the queue: takes its context back and returns its error."""
-        plan.pace.queued(perf_counter() - start)
+        began, passed = times
+        plan.pace.queued(perf_counter() - passed, passed - began)
         code = frame.words[ERROR_WORD]
         plan.give(frame)
         if code:

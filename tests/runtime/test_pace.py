@@ -49,6 +49,26 @@ def test_a_call_of_the_workers_that_was_short() -> None:
     assert not pace.helped
 
 
+def test_a_call_that_takes_little_longer_than_to_copy_its_arrays() -> None:
+    pace = Pace(LONG, 2)
+    pace.queued(LONG, LONG / 3)
+    assert not pace.inline
+    pace.queued(LONG, LONG / 1.5)
+    assert pace.inline
+    tell(pace, *[LONG] * (2 * TRIALS))
+    assert pace.inline
+    assert count_untimed(pace) == FIRST_PERIOD
+    tell(pace, *[2 * LONG] * (2 * TRIALS))
+    assert not pace.inline
+
+
+def test_copies_say_nothing_of_what_depends_on_the_data() -> None:
+    pace = Pace(inf, 2)
+    for _ in range(2 * PROOFS):
+        pace.queued(LONG, LONG)
+    assert not pace.inline
+
+
 def test_what_depends_on_the_data_is_short_only_after_some_proofs() -> None:
     pace = Pace(inf, 1)
     for seconds in (*[SHORT] * (PROOFS - 1), LONG, *[SHORT] * (PROOFS - 1)):
