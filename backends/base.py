@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 from pjit.ir.core import Module
@@ -41,8 +42,8 @@ class Backend(Protocol):
     TimedCode: Callable[[ProgramView, Mapping[str, int], Machine, int], Any]
     Probe: Callable[[Callable[[int, int], object], int], Any]
 
-    def prepare(self, operations: int) -> None:
-        """Told that a graph of so many operations will be built soon."""
+    def prepared(self, operations: int) -> AbstractContextManager[None]:
+        """Surrounds the compilation of a graph of so many operations."""
 
     def build(self, module: Module, view: ProgramView, machine: Machine) -> tuple[bytes, ...]:
         """The object code of a program, in parts."""

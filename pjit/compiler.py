@@ -196,10 +196,11 @@ def compile_module(
         name = program_key(target, machine, key([print_module(module)], module.constants))
         if (found := store.load(name)) is not None:
             return Program(found, Origin(again, machine), target, options, cached=True, store=store)
-    backend(target).prepare(sum(1 for _ in module.main.walk()))
-    if sum(a.nbytes for a in module.constants.values()) >= LARGE:
-        engine(target, options.threads, store).pool.prepare()  # before the packing
-    binary = build(clone(module) if source is None else module, target, machine, options, again)
+    with backend(target).prepared(sum(1 for _ in module.main.walk())):
+        if sum(a.nbytes for a in module.constants.values()) >= LARGE:
+            engine(target, options.threads, store).pool.prepare()  # before the packing
+        used = clone(module) if source is None else module
+        binary = build(used, target, machine, options, again)
     binary.meta.update(notes or {})
     if store is not None and name is not None:
         store.store(name, binary)

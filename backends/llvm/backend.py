@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pjit.backends.llvm.build import build, emit
-from pjit.backends.llvm.helpers import prepare
+from pjit.backends.llvm.helpers import prepared
 from pjit.backends.llvm.limits import Probe
 from pjit.backends.llvm.module import NativeCode, emit_assembly
 from pjit.backends.llvm.pool import Pool
@@ -21,7 +21,7 @@ __all__ = [
     "listings",
     "load_code",
     "machine",
-    "prepare",
+    "prepared",
     "runs_here",
 ]
 

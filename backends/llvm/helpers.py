@@ -13,6 +13,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import llvmlite
@@ -73,8 +75,18 @@ class Helper:
             self._process.wait()
 
 
-def prepare(operations: int) -> None:
-    """Starts helpers for a graph of so many operations, if they are worth it."""
+@contextmanager
+def prepared(operations: int) -> Iterator[None]:
+    """Has helpers for the compilation of a graph of so many operations, if they are worth it."""
+    _start(operations)
+    try:
+        yield
+    finally:
+        for helper in take():  # of a compilation that did not come to LLVM
+            helper.close()
+
+
+def _start(operations: int) -> None:
     affinity = getattr(os, "sched_getaffinity", None)
     count = min(_MOST, len(affinity(0)) if affinity else os.cpu_count() or 1)
     if operations < MANY or count < 2 or not sys.executable or getattr(sys, "frozen", False):

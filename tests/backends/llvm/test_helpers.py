@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pjit.backends.llvm import helpers, optimize
-from pjit.backends.llvm.helpers import MANY, Helper, prepare, take
+from pjit.backends.llvm.helpers import MANY, Helper, prepared, take
 from pjit.backends.llvm.module import NativeCode, compile_module, compile_modules, new_module
 from pjit.backends.llvm.target import machine
 from pjit.ir.errors import PjitError
@@ -62,37 +62,43 @@ def test_requests_and_answers() -> None:
     optimize.serve(io.BytesIO(), answers)
 
 
-def prepared() -> list[int]:
-    prepare(MANY)
-    return [h._process.pid for h in helpers._waiting]
+@pytest.fixture
+def pids() -> Iterator[list[int]]:
+    with prepared(MANY):
+        yield [h._process.pid for h in helpers._waiting]
+    assert not helpers._waiting
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
-def test_helpers_compile_and_end() -> None:
-    pids = prepared()
+def test_helpers_compile_and_end(pids: list[int]) -> None:
     assert len(pids) >= 2
     parts = compile_modules((calls("cbrt", name="f"), calls("exp", name="g")), machine())
     assert parts == tuple(
         compile_module(calls(n, name=f), machine()) for n, f in (("cbrt", "f"), ("exp", "g"))
     )
     assert take() == []
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    assert not any(map(is_alive, pids))
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
-def test_without_helpers_that_work_this_process_compiles() -> None:
-    for pid in prepared():
+def test_without_helpers_that_work_this_process_compiles(pids: list[int]) -> None:
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
     code = NativeCode(compile_modules((calls("cbrt"), new_module(machine())), machine()), ("f",))
     assert code.address("f")
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+@pytest.mark.usefixtures("pids")
 def test_an_error_of_a_helper_is_that_of_the_compilation() -> None:
-    prepared()
-
     class Wrong:
         functions = ()
 
@@ -105,5 +111,11 @@ def test_an_error_of_a_helper_is_that_of_the_compilation() -> None:
 
 
 def test_small_graphs_need_no_helpers() -> None:
-    prepare(MANY - 1)
-    assert take() == []
+    with prepared(MANY - 1):
+        assert take() == []
+
+
+def test_helpers_that_nobody_takes_end() -> None:
+    with prepared(MANY):
+        pids = [h._process.pid for h in helpers._waiting]
+    assert not any(map(is_alive, pids))
