@@ -151,8 +151,12 @@ def engine_of(build: Callable[[], ir.Module]) -> llvm.ExecutionEngine:
     return engine
 
 
+_making = threading.Lock()  # the cache lets two threads make one engine, and forgets the first
+
+
 def entry(build: Callable[[], ir.Module]) -> int:
-    return engine_of(build).get_function_address("run")
+    with _making:
+        return engine_of(build).get_function_address("run")
 
 
 @pytest.fixture(params=[pytest.param(True, id="futex"), pytest.param(False, id="naps")])
