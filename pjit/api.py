@@ -66,7 +66,7 @@ class Model:
         Raises:
             InputError: The number, a type or a shape of the inputs is wrong.
         """
-        results = self._program(inputs)
+        results = self._program.quick(inputs) or self._program(inputs)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
@@ -91,7 +91,8 @@ class Model:
             ) from None
         if len(inputs) != len(values):
             raise self._wrong_names(inputs)
-        return dict(zip(self._result_names, self._program(values), strict=True))
+        results = self._program.quick(tuple(values)) or self._program(values)
+        return dict(zip(self._result_names, results, strict=True))
 
     def ir(self, stage: str | None = None) -> str:
         """The IR as text: the graph, or what it is after a stage; raises PjitError."""

@@ -57,25 +57,6 @@ class _Native:
         self.close.atexit = False  # workers may be running it until the process ends
 
 
-class Direct:
-    """Calls of a program on arguments whose types and shapes are known, with few words about it.
-
-    Args:
-        program: The program.
-        plan: Its sizes.
-        bind: Checks the arguments and passes them.
-    """
-
-    __slots__ = ("_bind", "_plan", "program")
-
-    def __init__(self, program: Runnable, plan: Plan, bind: Callable[[tuple, int], int]) -> None:
-        self.program, self._plan, self._bind = program, plan, bind
-
-    def __call__(self, args: tuple) -> list[Array] | None:
-        """The results; None when the call has to go the long way."""
-        return self.program._call_direct(self._plan, self._bind, args)
-
-
 class Runnable:
     """A compiled function of arrays.
 
@@ -124,6 +105,8 @@ class Runnable:
         self._plans: dict[tuple, Plan] = {}
         self._clock = 0
         self._arena: Arena | None = None
+        self._latest: Plan | None = None  # of the last call that went the long way on its thread
+        self._direct: tuple[Plan, Callable[[tuple, int], int]] | None = None
 
     # Calls
 
@@ -159,6 +142,7 @@ class Runnable:
         if plan.pace.inline and not pending:
             results = self._call_inline(plan, args, values)
             if results is not None:
+                self._prepare(plan, args)
                 return results
         return self._call_native(plan, args, values, pending)
 
@@ -211,33 +195,18 @@ class Runnable:
             work.wait()
         return work
 
-    def direct(self, args: Sequence[Any]) -> Direct | None:
-        """A short way for calls on arguments of the same types and shapes as these; None if there
-        is none.
+    def quick(self, args: tuple) -> list[Array] | None:
+        """The results for arguments of the types and shapes of the last calls, which were short.
 
         Args:
-            args: Those of a call that was made: arrays and scalars of NumPy.
-        """
-        plan = self._plans.get(tuple([getattr(a, "shape", None) for a in args]))
-        if plan is None or self._single is None or not all(r.kind == "made" for r in plan.results):
-            return None
-        kinds = []
-        for a, dtype in zip(args, self.signature.dtypes, strict=True):
-            scalar = isinstance(a, np.generic) and a.dtype == dtype and a.nbytes <= _SCALAR_BYTES
-            if not scalar and (type(a) is not np.ndarray or a.dtype is not dtype):
-                return None
-            kinds.append((type(a), dtype, a.shape))
-        with self.engine.lock:
-            frame, _ = self._frame(plan)
-            staged = [-1 if c is None else at - frame.address for c, at in frame.staged]
-            plan.give(frame)
-        bind = self.engine.pool.binder(kinds, self.layout.inputs, staged)
-        return None if bind is None else Direct(self, plan, bind)
+            args: Arrays and scalars of NumPy.
 
-    def _call_direct(
-        self, plan: Plan, bind: Callable[[tuple, int], int], args: tuple
-    ) -> list[Array] | None:
-        """A call that ``direct`` prepared; None when it has to go the long way."""
+        Returns:
+            One array per output; None when the call has to go the long way, which says why.
+        """
+        if self._direct is None:
+            return None
+        plan, bind = self._direct
         engine = self.engine
         with engine.lock:
             if not (plan.pace.inline and engine.idle()) or self._native is None:
@@ -253,6 +222,24 @@ class Runnable:
             Array._of(made[r.at].reshape(r.shape) if r.reshaped else made[r.at], work)
             for r in plan.results
         ]
+
+    def _prepare(self, plan: Plan, args: Sequence[Any]) -> None:
+        """Prepares ``quick`` for calls like one that went the long way, the second of its kind."""
+        again, self._latest, self._direct = plan is self._latest, plan, None
+        if not again or not all(r.kind == "made" for r in plan.results):
+            return
+        kinds = []
+        for a, dtype in zip(args, self.signature.dtypes, strict=True):
+            scalar = isinstance(a, np.generic) and a.dtype == dtype and a.nbytes <= _SCALAR_BYTES
+            if not scalar and (type(a) is not np.ndarray or a.dtype is not dtype):
+                return
+            kinds.append((type(a), dtype, a.shape))
+        with self.engine.lock:
+            frame, _ = self._frame(plan)
+            staged = [-1 if c is None else at - frame.address for c, at in frame.staged]
+            plan.give(frame)
+        bind = self.engine.pool.binder(kinds, self.layout.inputs, staged)
+        self._direct = None if bind is None else (plan, bind)
 
     def _call_native(
         self, plan: Plan, args: Sequence[Any], values: Sequence[np.ndarray], pending: list[Array]

@@ -22,6 +22,7 @@ from pjit.errors import FallbackWarning, PjitError, TraceError
 from pjit.ir.core import Loc, Module
 from pjit.ir.text import print_module
 from pjit.ir.types import type_of
+from pjit.runtime.program import Runnable
 from pjit.tracing import handlers  # noqa: F401  (they register themselves)
 from pjit.tracing.explore import Explorer
 from pjit.tracing.frames import TRANSPARENT
@@ -97,7 +98,6 @@ class CompiledFunction:
         self._sized: set[tuple] = set()  # patterns of signatures whose sizes cannot vary
         self._short: dict[tuple, Family] = {}  # by dtypes and shapes of positional arrays alone
         self._quick: Quick | None = None
-        self._last_short: tuple = ()
         self._clock = 0
         self._last: Variant | None = None
         self._last_key: tuple | None = None
@@ -137,9 +137,10 @@ class CompiledFunction:
             variant = family.find() or self._add(family, leaves)
             self._last = variant
             made = variant(leaves, args, kwargs)
-            if short and self._last_short == short and not (quick and quick.serves(variant, short)):
-                self._quick = Quick(family, variant, short, args)
-            self._last_short = short
+            if quick is None or not quick.serves(variant):
+                whole = short and len(variant.inputs) == len(args)
+                runs = whole and isinstance(variant.program, Runnable)
+                self._quick = Quick(family, variant) if runs else None
             return made
         except Exception as e:
             kept = user_traceback(e.__traceback__)

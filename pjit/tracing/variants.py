@@ -112,30 +112,24 @@ class Quick:
     Args:
         family: The signature.
         variant: The variant, whose inputs are the positional arguments.
-        key: Stands for their types and shapes.
-        args: The arguments of a call.
     """
 
-    __slots__ = ("_direct", "_key", "_now", "family", "variant")
+    __slots__ = ("_now", "family", "variant")
 
-    def __init__(self, family: Family, variant: Variant, key: tuple, args: tuple) -> None:
-        self.family, self.variant, self._key, self._now = family, variant, key, variant.now
-        program = self._now.program
-        whole = isinstance(program, Runnable) and len(variant.inputs) == len(args)
-        self._direct = program.direct(args) if whole else None
+    def __init__(self, family: Family, variant: Variant) -> None:
+        self.family, self.variant, self._now = family, variant, variant.now
 
-    def serves(self, variant: Variant, key: tuple) -> bool:
-        """Whether it is for such calls."""
-        return self.variant is variant and self._now is variant.now and self._key == key
+    def serves(self, variant: Variant) -> bool:
+        """Whether it is for calls of a variant as it is now."""
+        return self.variant is variant and self._now is variant.now
 
     def __call__(self, args: tuple) -> Any:
         """What the function returns; None if that is not known so quickly."""
-        if self._direct is None or self.variant.now is not self._now:
+        now = self._now
+        if self.variant.now is not now or not self.variant.guards.holds():
             return None
-        if not self.variant.guards.holds():
-            return None
-        outputs = self._direct(args)
-        return None if outputs is None else self._now.result(outputs)
+        outputs = now.program.quick(args)
+        return None if outputs is None else now.result(outputs)
 
 
 class Variant:

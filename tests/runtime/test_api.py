@@ -193,3 +193,22 @@ def test_the_facade() -> None:
     assert pjit.errors.InputError is InputError
     with pytest.raises(AttributeError, match="no attribute 'compiler_'"):
         _ = pjit.compiler_
+
+
+def test_after_equal_calls_others_are_right_or_refused(tmp_path: Path) -> None:
+    with pjit.load(save(tmp_path / "net.onnx"), threads=2) as model:
+        for _ in range(8):
+            check(model)
+        kept = model(X)[0]
+        for x in (X[:2], X[::-1], np.asfortranarray(X), pjit.Array(X)):
+            y = model(x)[0]
+            np.testing.assert_allclose(y, np.maximum(np.asarray(x) @ WEIGHT, 0), atol=1e-5)
+        np.testing.assert_allclose(kept, np.maximum(X @ WEIGHT, 0), atol=1e-5)
+        with pytest.raises(InputError, match="wrong type"):
+            model(X.astype(np.float64))
+        with pytest.raises(InputError, match="1 input"):
+            model(X, X)
+        with pytest.raises(InputError):
+            model.run({"w": X})
+    with pytest.raises(pjit.errors.ExecutionError, match="closed"):
+        model(X)
