@@ -21,7 +21,7 @@ from pjit.ir.kernel_builder import ScalarBuilder
 from pjit.ir.loops import Guards, KCast, Load, identity
 from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.basic import Const
-from pjit.ir.types import DType, bool_
+from pjit.ir.types import DType, bool_, i64
 from pjit.passes.bounds import is_below
 
 UNROLL_LIMIT = 64  # reductions over at most this many elements are written out
@@ -135,11 +135,14 @@ class GroupPuller:
 
     def to_index(self, x: Value, extent: Dim, what: str) -> Expr:
         """A data-dependent index; it is checked unless its buffer is known to hold such indices."""
-        load = x.op
-        while isinstance(load, KCast):
-            load = load.operands[0].op
-        bound = self.bounds.get(load.buffer) if isinstance(load, Load) else None
-        return self.b.to_index(x, extent, what, is_below(bound, extent))
+        return self.b.to_index(x, extent, what, is_below(self._bound(x), extent))
+
+    def _bound(self, x: Value) -> Dim | None:
+        """What a scalar is below if it was read from a buffer as it is there."""
+        op = x.op
+        while isinstance(op, KCast) and op.attrs["dtype"] == i64:  # which is as wide as any index
+            op = op.operands[0].op
+        return self.bounds.get(op.buffer) if isinstance(op, Load) and not op.guards else None
 
     def reduce(
         self,

@@ -72,7 +72,7 @@ def external_files(path: Path) -> list[str]:
     """The files that hold data of an ONNX model, relative to its folder."""
     from onnx.external_data_helper import uses_external_data
 
-    from pjit.frontends.onnx.reader import read_model
+    from pjit.frontends.onnx.reader import is_own, read_model
 
     model, _, _ = read_model(path)
     names: dict[str, None] = {}
@@ -80,7 +80,7 @@ def external_files(path: Path) -> list[str]:
         if uses_external_data(tensor):
             fields = {e.key: e.value for e in tensor.external_data}
             names[fields.get("location", "")] = None
-    return [n for n in names if n and n != path.name]
+    return [n for n in names if n and n != path.name and not is_own(n)]
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

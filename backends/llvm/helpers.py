@@ -66,9 +66,18 @@ class Helper:
             raise RuntimeError(answer[1:].decode())
         return answer[1:]
 
+    def forget(self) -> None:
+        """Leaves the process to the parent of this one."""
+        self._process.returncode = 0
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
     def close(self) -> None:
         """Lets the process end."""
         try:
+            assert self._process.stdin is not None
+            optimize.write(self._process.stdin, b"")  # a forked process may hold the pipe open
             self._process.communicate()
         except OSError:
             self._process.kill()
@@ -115,6 +124,19 @@ def compile_small(source: str, target: Target) -> bytes:
         except (IndexError, OSError):
             tm = optimize.target_machine(*target)
             return tm.emit_object(optimize.optimized(source, tm))
+
+
+def _after_fork_in_child() -> None:
+    """The helpers that wait are the parent's."""
+    global _lock
+    _lock = threading.Lock()
+    for helper in _waiting:
+        helper.forget()
+    _waiting.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def take() -> list[Helper]:

@@ -49,7 +49,9 @@ def emit_poll(module: ir.Module, name: str) -> None:
     seconds, rest = (b.load(b.gep(time, [I64(i)], source_etype=I64), typ=I64) for i in range(2))
     now = b.add(b.mul(seconds, I64(10**9)), rest)
     passed = b.sub(now, b.load(word(POLLED_WORD), typ=I64))
-    with b.if_then(b.icmp_signed(">=", passed, I64(_PERIOD_NS)), likely=False):
+    no_error = b.icmp_signed("==", b.load(word(ERROR_WORD), typ=I64), I64(0))
+    due = b.and_(no_error, b.icmp_signed(">=", passed, I64(_PERIOD_NS)))
+    with b.if_then(due, likely=False):
         b.store(now, word(POLLED_WORD))
         state = b.call(ensure, [])
         with b.if_then(b.icmp_signed("!=", b.call(check, []), I32(0)), likely=False):

@@ -104,14 +104,16 @@ class NativeWork:
 
     def interrupt(self) -> None:
         """Ends the loops of the program whose data decide how long they run."""
-        if not self.finished and self._words is not None and not self._words[ERROR_WORD]:
-            self._words[ERROR_WORD] = INTERRUPTED
+        words = self._words
+        if words is not None and not words[ERROR_WORD]:
+            words[ERROR_WORD] = INTERRUPTED
 
     def end(self, error: PjitError | None = None) -> None:
         """Marks the call as ended; only the engine calls it, once."""
         self.error = self._finish() if error is None else error
         self.finished = True
-        del self._finish, self._keep, self._words
+        self._words = None
+        del self._finish, self._keep
 
 
 class HostWork:
@@ -208,6 +210,8 @@ class Engine:
         self._running: deque[NativeWork] = deque()  # in the order of their tickets
         self._dispatcher = _Dispatcher()
         self._at_exit: weakref.finalize | None = None
+        # Whether the thread with the lock runs a native program: a signal handler may see it.
+        self.inside = False
         _engines.add(self)
 
     @property
@@ -241,6 +245,8 @@ class Engine:
 
     def idle(self) -> bool:
         """Whether no native program is running or queued; ask with the lock held."""
+        if self.inside:
+            return False
         if self._ended != self._last and self.pool.done(self._last):
             self._ended = self._last
         return self._ended == self._last
@@ -289,6 +295,10 @@ class Engine:
             work.end(_lost())
         self._running.clear()
         self._last = self._ended = 0
+        self.inside = False
+        if self._at_exit is not None:  # made again after that of the new pool
+            self._at_exit.detach()
+            self._at_exit = None
         lost = [w for w in self._dispatcher.works if not w.ready()]
         self._dispatcher = _Dispatcher()
         for host in lost:
@@ -296,7 +306,7 @@ class Engine:
 
 
 def _interrupt(works: Iterable[NativeWork]) -> None:
-    for work in works:
+    for work in list(works):
         work.interrupt()
 
 

@@ -23,7 +23,8 @@ class Pace:
 
     Args:
         guess: The estimated seconds of a call; infinite when the data decide. Then calls run on the
-            thread of the caller only after ``PROOFS`` short ones, and until one is not.
+            thread of the caller only after ``PROOFS`` short ones, and until one is not; and alone,
+            as signal handlers may run meanwhile that make and wait for other calls.
         threads: The number of workers.
 
     Attributes:
@@ -104,7 +105,7 @@ class Pace:
             return
         if not self.helped:
             self._alone = self._best
-            if self._threads > 1 and self._best > HELP_SECONDS:
+            if self._threads > 1 and self._bounded and self._best > HELP_SECONDS:
                 self._try(helped=True)
                 return
         if min(self._alone, self._best) >= self._limit:

@@ -293,16 +293,19 @@ class Plan:
             self._idle.append(frame)
 
     def make(self, frame: Frame) -> list[np.ndarray]:
-        """Arrays for ``outputs``, read-only, whose addresses go into a context."""
+        """Arrays for ``outputs``, read-only, whose addresses go into a context.
+
+        They are in use, and stay so when the context is given back, as long as the list exists.
+        """
         made = frame.made
         if made is not None and made.free():
-            return made.arrays
+            return [*made.arrays]
         frame.made = None
         made = self._new_arrays(frame)
         if self._reuses:
             frame.made = made
             made.keep()
-        return made.arrays
+        return [*made.arrays]
 
     def _new_arrays(self, frame: Frame) -> Made:
         arrays, places = [], []

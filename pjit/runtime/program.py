@@ -173,17 +173,21 @@ class Runnable:
         start = perf_counter()
         if self._endless and get_ident() == main_thread().ident:
             words[POLL_WORD], words[POLLED_WORD] = self.engine.pool.poll, int(start * 1e9)
-        if pace.helped:
-            self.engine.help(self._entry, frame.address)
-        else:
-            assert self._single is not None
-            self._single(frame.pointer, _FIRST, _ONE)
+        self.engine.inside = True
+        try:
+            if pace.helped:
+                self.engine.help(self._entry, frame.address)
+            else:
+                assert self._single is not None
+                self._single(frame.pointer, _FIRST, _ONE)
+        finally:
+            self.engine.inside = False
         if timed:
             pace.ran(perf_counter() - start)
         words[POLL_WORD] = 0
         code = words[ERROR_WORD]
         plan.give(frame)
-        if code == INTERRUPTED:
+        if words[RAISED_WORD]:
             _raise(words)
         return code
 
@@ -204,9 +208,10 @@ class Runnable:
         Returns:
             One array per output; None when the call has to go the long way, which says why.
         """
-        if self._direct is None:
+        direct = self._direct
+        if direct is None:
             return None
-        plan, bind = self._direct
+        plan, bind = direct
         engine = self.engine
         with engine.lock:
             if not (plan.pace.inline and engine.idle()) or self._native is None:
@@ -230,7 +235,7 @@ class Runnable:
             return
         kinds = []
         for a, dtype in zip(args, self.signature.dtypes, strict=True):
-            scalar = isinstance(a, np.generic) and a.dtype == dtype and a.nbytes <= _SCALAR_BYTES
+            scalar = type(a) is dtype.type and a.nbytes <= _SCALAR_BYTES
             if not scalar and (type(a) is not np.ndarray or a.dtype is not dtype):
                 return
             kinds.append((type(a), dtype, a.shape))
@@ -375,6 +380,9 @@ class Runnable:
 
     def _frame(self, plan: Plan) -> tuple[Frame, list[np.ndarray]]:
         """A context and the arrays of the results; with the engine's lock held."""
+        if self.engine.inside:  # a signal handler calls while the arena may be in use
+            frame = plan.take(Arena(plan.placement.peak) if self.layout.arena else None)
+            return frame, plan.make(frame)
         if self.layout.arena and (self._arena is None or self._arena.nbytes < plan.placement.peak):
             self._arena = Arena(plan.placement.peak)
         frame = plan.take(self._arena)
@@ -450,6 +458,7 @@ class Runnable:
         self.engine.drain()
         native.close()
         self._arena, self._host = None, ()
+        self._latest = self._direct = None
         self._plans.clear()
         self.constants.clear()
 

@@ -114,3 +114,36 @@ def test_an_index_out_of_range_fails(wrong: int, at: int) -> None:
     result = compiled(*edges, rng.uniform(0, 1, 100), np.zeros(20))
     with pytest.raises(ExecutionError, match="index is out of range"):
         result.block_until_ready()
+
+
+TABLE = np.arange(200)[::-1].copy()
+
+
+def narrowed(x, i):
+    return x[np.asarray(TABLE, like=i)[i].astype(np.int8)]
+
+
+def rounded(x, i):
+    return x[(np.asarray(TABLE, like=i)[i] + 2051 - 199).astype(np.float16).astype(np.int64)]
+
+
+def test_what_a_cast_changes_is_checked() -> None:
+    x, i = np.arange(200.0), np.array([0, 50, 150, 199])
+    np.testing.assert_array_equal(pjit.compile(narrowed)(x, i), narrowed(x, i))
+    x = np.arange(2052.0)
+    with pytest.raises(IndexError):
+        rounded(x, i)
+    with pytest.raises(ExecutionError, match="index is out of range"):
+        pjit.compile(rounded)(x, i).block_until_ready()
+
+
+def indexed_by_constants(x, i):
+    return x[np.asarray(TABLE, like=i)[i]]
+
+
+def test_constants_are_known_to_be_in_range() -> None:
+    x, i = np.arange(200.0), np.array([0, 50, -1])
+    compiled = pjit.compile(indexed_by_constants)
+    np.testing.assert_array_equal(compiled(x, i), indexed_by_constants(x, i))
+    with pytest.raises(ExecutionError, match="index is out of range"):
+        compiled(x[:199], i).block_until_ready()

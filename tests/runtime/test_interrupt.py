@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -100,6 +101,36 @@ def test_an_index_out_of_range_ends_the_loop() -> None:
         result.block_until_ready()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_handler_that_calls_the_function(threads: int) -> None:
+    @pjit.compile(threads=threads)
+    def f(x: Any, n: Any) -> Any:
+        y = np.cumsum(x)
+        i = 0
+        while i < n:
+            y = y + x
+            i = i + 1
+        return y
+
+    x, x2 = np.ones(64), np.arange(64.0)
+    seen: list[np.ndarray] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(np.asarray(f(x2, np.int64(1)))))
+    try:
+        rounds = 1 << 20
+        while not seen:  # in a call, not after it
+            for _ in range(PROOFS + 20):
+                f(x, np.int64(3)).block_until_ready()
+            signal.setitimer(signal.ITIMER_REAL, SECONDS / 2)
+            y = np.asarray(f(x, np.int64(rounds)))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            np.testing.assert_array_equal(y, np.cumsum(x) + rounds)
+            rounds *= 2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    np.testing.assert_array_equal(seen[0], np.cumsum(x2) + x2)
+
+
 SCRIPT = """
 import numpy as np, pjit
 
@@ -117,5 +148,30 @@ f(np.zeros(4), np.float64(9))
 def test_python_ends_while_a_loop_runs() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+FORKED = """
+import numpy as np, os, pjit
+
+@pjit.compile
+def f(x, limit):
+    while x.sum() < limit:
+        x = x * 2
+    return x
+
+f(np.ones(4), np.float64(9)).block_until_ready()
+pid = os.fork()
+if pid:
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+f(np.zeros(4), np.float64(9))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_ends_while_a_loop_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")

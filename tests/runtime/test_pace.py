@@ -112,6 +112,15 @@ def test_no_help_where_it_cannot_pay(seconds: float, threads: int) -> None:
     assert count_untimed(pace) == FIRST_PERIOD
 
 
+def test_what_depends_on_the_data_runs_alone() -> None:
+    pace = Pace(inf, 2)
+    for _ in range(PROOFS):
+        pace.queued(SHORT)
+    for _ in range(3 * TRIALS):
+        pace.ran(SHORT)
+        assert not pace.helped
+
+
 def test_the_ways_are_compared_ever_less_often() -> None:
     pace, waits = Pace(0.0, 1), []
     for _ in range(8):

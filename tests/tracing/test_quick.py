@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
+import threading
+import weakref
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -151,3 +155,40 @@ def test_a_way_that_no_call_went_yet() -> None:
     with pytest.raises(ValueError, match="far below"):
         compiled(X - 1e6)
     np.testing.assert_array_equal(compiled(X), X + 1)
+
+
+def test_threads_get_their_own_results() -> None:
+    f = pjit.compile(lambda x: x * 2 + 1)
+    for _ in range(12):
+        f(np.zeros(8))
+    wrong: list[tuple[int, float]] = []
+
+    def calls(k: int) -> None:
+        x, end = np.full(8, float(k)), perf_counter() + 1.5
+        while perf_counter() < end:
+            y = np.asarray(f(x))
+            if not (y == 2 * k + 1).all():
+                wrong.append((k, y[0]))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=calls, args=(k,)) for k in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+
+
+def test_a_closed_program_frees_its_memory() -> None:
+    f = pjit.compile(lambda x: np.cumsum(x) * 2 + x[::-1] + np.cumsum(x[::-1]).sum())
+    for _ in range(12):
+        f(np.ones(600))
+    program = f._shown("program").program
+    memory = weakref.ref(program._arena)
+    program.close()
+    gc.collect()
+    assert memory() is None

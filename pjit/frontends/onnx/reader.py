@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 import onnx
@@ -103,7 +104,7 @@ def _read(path: Path) -> bytes:
     location = path.name
     if path.is_symlink():
         path = path.resolve()
-        location = _OWN + str(path)
+        location = _OWN + quote(os.fsencode(path))
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size < LARGE:
             return file.read()
@@ -186,7 +187,7 @@ def _load_external(
             "its data is in another file", "import the model from its path, not from bytes"
         )
     path = external_path(folder, location)
-    location = path.name if location.startswith(_OWN) else location
+    location = path.name if is_own(location) else location
     count = prod(shape) * dt.itemsize
     try:
         offset, length = int(fields.get("offset", 0)), int(fields.get("length", count))
@@ -217,10 +218,15 @@ def _load_external(
         return _native(np.asarray(np.memmap(file, _stored(dt), "r", offset, shape)), dt)
 
 
+def is_own(location: str) -> bool:
+    """Whether external data is in the model's own file, to which a link led."""
+    return location.startswith(_OWN)
+
+
 def external_path(folder: Path, location: str) -> Path:
     """The path of external data, which lies inside the folder; raises Refused."""
-    if location.startswith(_OWN):
-        return Path(location.removeprefix(_OWN))
+    if is_own(location):
+        return Path(os.fsdecode(unquote_to_bytes(location.removeprefix(_OWN))))
     relative = Path(location)
     if not location or "\0" in location or relative.is_absolute() or ".." in relative.parts:
         raise Refused(

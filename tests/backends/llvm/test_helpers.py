@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -119,3 +120,19 @@ def test_helpers_that_nobody_takes_end() -> None:
     with prepared(MANY):
         pids = [h._process.pid for h in helpers._waiting]
     assert not any(map(is_alive, pids))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_helpers_and_forks() -> None:
+    with prepared(MANY):
+        pids = [h._process.pid for h in helpers._waiting]
+        child = os.fork()
+        if child == 0:
+            time.sleep(20 if not helpers._waiting else 0)
+            os._exit(1)
+        started = time.perf_counter()
+    assert time.perf_counter() - started < 10, "the child holds the pipes, and still they end"
+    assert not any(map(is_alive, pids))
+    assert os.waitpid(child, os.WNOHANG) == (0, 0), "the child does not have the parent's helpers"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)

@@ -72,6 +72,19 @@ def test_large_weights_behind_a_link_stay_in_the_file(tmp_path, name):
         np.testing.assert_array_equal(array, b.constants[name])
 
 
+def test_a_network_behind_a_link_is_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("PJIT_CACHE_DIR", str(tmp_path / "cache"))
+    folder = tmp_path / "st\u00f6re"
+    folder.mkdir()
+    _, weights = saved(folder / "m.onnx")
+    link = tmp_path / "link.onnx"
+    link.symlink_to(folder / "m.onnx")
+    x = np.ones((2, 300), np.float32)
+    for _ in range(2):
+        with pjit.load(link) as m:
+            np.testing.assert_allclose(m(x), np.maximum(x @ weights[0], 0), rtol=1e-4, atol=1e-4)
+
+
 def test_damaged_files_are_not_walked_and_refused(tmp_path):
     path = tmp_path / "m.onnx"
     saved(path)
