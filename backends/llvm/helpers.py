@@ -21,7 +21,8 @@ import llvmlite
 
 from pjit.backends.llvm import optimize
 
-MANY = 30  # operations of a graph that are worth the start of helpers
+MANY = 120  # operations of a graph that are worth the start of helpers
+_OF_A_PRODUCT = 15  # operations whose code is as long as that of a product
 _MOST = 4
 Target = tuple[str, str, str]
 _lock = threading.Lock()
@@ -85,9 +86,14 @@ class Helper:
 
 
 @contextmanager
-def prepared(operations: int) -> Iterator[None]:
-    """Has helpers for the compilation of a graph of so many operations, if they are worth it."""
-    _start(operations)
+def prepared(operations: int, matrices: int) -> Iterator[None]:
+    """Has helpers for the compilation of a graph, if they are worth it.
+
+    Args:
+        operations: How many it has.
+        matrices: How many constant matrices or kernels: the code of products is long.
+    """
+    _start(operations + _OF_A_PRODUCT * matrices)
     try:
         yield
     finally:

@@ -65,7 +65,7 @@ def test_requests_and_answers() -> None:
 
 @pytest.fixture
 def pids() -> Iterator[list[int]]:
-    with prepared(MANY):
+    with prepared(MANY, 0):
         yield [h._process.pid for h in helpers._waiting]
     assert not helpers._waiting
 
@@ -112,19 +112,19 @@ def test_an_error_of_a_helper_is_that_of_the_compilation() -> None:
 
 
 def test_small_graphs_need_no_helpers() -> None:
-    with prepared(MANY - 1):
+    with prepared(MANY - 1, 0):
         assert take() == []
 
 
 def test_helpers_that_nobody_takes_end() -> None:
-    with prepared(MANY):
+    with prepared(MANY, 0):
         pids = [h._process.pid for h in helpers._waiting]
     assert not any(map(is_alive, pids))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_helpers_and_forks() -> None:
-    with prepared(MANY):
+    with prepared(MANY, 0):
         pids = [h._process.pid for h in helpers._waiting]
         child = os.fork()
         if child == 0:
