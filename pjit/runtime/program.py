@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from threading import get_ident, main_thread
 from time import perf_counter
 from typing import Any, NoReturn, Protocol
@@ -31,6 +32,17 @@ from pjit.runtime.signature import Signature, Spec
 MAX_PLANS = 64
 MAX_PLAN_BYTES = 16 << 20
 _SCALAR_BYTES = 8  # scalars of NumPy that are as long begin where all do
+
+_main_thread = main_thread().ident
+
+
+def _after_fork_in_child() -> None:
+    global _main_thread
+    _main_thread = main_thread().ident
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 _FIRST, _ONE = ctypes.c_int64(0), ctypes.c_int64(1)
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
@@ -168,28 +180,35 @@ class Runnable:
 
     def _run(self, plan: Plan, frame: Frame) -> int:
         """Runs a program on this thread; its error code. The context is given back."""
-        pace, words = plan.pace, frame.words
+        pace, words, engine = plan.pace, frame.words, self.engine
         timed = pace.timed()
         start = perf_counter()
-        if self._endless and get_ident() == main_thread().ident:
-            words[POLL_WORD], words[POLLED_WORD] = self.engine.pool.poll, int(start * 1e9)
-        self.engine.inside = True
+        polls = self._endless and get_ident() == _main_thread
+        if polls:
+            words[POLL_WORD], words[POLLED_WORD] = self._poll, int(start * 1e9)
+        engine.inside = True
         try:
             if pace.helped:
-                self.engine.help(self._entry, frame.address)
+                engine.help(self._entry, frame.address)
             else:
                 assert self._single is not None
                 self._single(frame.pointer, _FIRST, _ONE)
         finally:
-            self.engine.inside = False
+            engine.inside = False
         if timed:
             pace.ran(perf_counter() - start)
-        words[POLL_WORD] = 0
+        if polls:
+            words[POLL_WORD] = 0
         code = words[ERROR_WORD]
         plan.give(frame)
-        if words[RAISED_WORD]:
+        if code and words[RAISED_WORD]:
             _raise(words)
         return code
+
+    @cached_property
+    def _poll(self) -> int:
+        """The address of what endless loops call."""
+        return self.engine.pool.poll
 
     def _failed(self, code: int) -> HostWork:
         """A call that ended with an error."""
