@@ -249,6 +249,8 @@ class Runnable:
 
     def _prepare(self, plan: Plan, args: Sequence[Any]) -> None:
         """Prepares ``quick`` for calls like one that went the long way, the second of its kind."""
+        if self._direct is not None and self._direct[0] is plan:
+            return  # these arguments are of another kind
         again, self._latest, self._direct = plan is self._latest, plan, None
         if not again or not all(r.kind == "made" for r in plan.results):
             return
