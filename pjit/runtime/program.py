@@ -180,30 +180,37 @@ class Runnable:
 
     def _run(self, plan: Plan, frame: Frame) -> int:
         """Runs a program on this thread; its error code. The context is given back."""
-        pace, words, engine = plan.pace, frame.words, self.engine
+        pace, words = plan.pace, frame.words
         timed = pace.timed()
-        start = perf_counter()
-        polls = self._endless and get_ident() == _main_thread
-        if polls:
-            words[POLL_WORD], words[POLLED_WORD] = self._poll, int(start * 1e9)
-        engine.inside = True
-        try:
-            if pace.helped:
-                engine.help(self._entry, frame.address)
-            else:
-                assert self._single is not None
-                self._single(frame.pointer, _FIRST, _ONE)
-        finally:
-            engine.inside = False
+        start = perf_counter() if timed else 0.0
+        if pace.helped:
+            self.engine.help(self._entry, frame.address)
+        elif self._endless:
+            self._run_endless(frame)
+        else:
+            assert self._single is not None
+            self._single(frame.pointer, _FIRST, _ONE)
         if timed:
             pace.ran(perf_counter() - start)
-        if polls:
-            words[POLL_WORD] = 0
         code = words[ERROR_WORD]
         plan.give(frame)
         if code and words[RAISED_WORD]:
             _raise(words)
         return code
+
+    def _run_endless(self, frame: Frame) -> None:
+        """Runs a program whose loops may not end, so that Python's signal handlers may run."""
+        words, engine = frame.words, self.engine
+        polls = get_ident() == _main_thread
+        if polls:
+            words[POLL_WORD], words[POLLED_WORD] = self._poll, int(perf_counter() * 1e9)
+        engine.inside = True
+        try:
+            assert self._single is not None
+            self._single(frame.pointer, _FIRST, _ONE)
+        finally:
+            engine.inside = False
+        words[POLL_WORD] = 0
 
     @cached_property
     def _poll(self) -> int:
