@@ -50,6 +50,7 @@ from pjit.ir.loops import (
     Scratch,
     Store,
     ToIndex,
+    index_checks,
 )
 from pjit.ir.ops.basic import Return
 from pjit.ir.target import Machine
@@ -79,11 +80,6 @@ def parallel_nest(kernel: Function) -> list[For]:
             )
         loops.append(inner[0])
         block = inner[0].body
-
-
-def index_checks(kernel: Function) -> list[ToIndex]:
-    """The operations that may fail, in the order of their codes: ``error_base + 1`` and so on."""
-    return [op for op in kernel.walk() if isinstance(op, ToIndex) and not op.known]
 
 
 def emit_kernel(

@@ -101,9 +101,14 @@ def prepared(operations: int, matrices: int) -> Iterator[None]:
             helper.close()
 
 
-def _start(operations: int) -> None:
+def cores() -> int:
+    """The cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
-    count = min(_MOST, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _start(operations: int) -> None:
+    count = min(_MOST, cores())
     if operations < MANY or count < 2 or not sys.executable or getattr(sys, "frozen", False):
         return
     with _lock:

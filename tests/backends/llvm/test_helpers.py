@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from pjit.backends.llvm import helpers, optimize
-from pjit.backends.llvm.helpers import MANY, Helper, prepared, take
+from pjit.backends.llvm.helpers import MANY, Helper, cores, prepared, take
 from pjit.backends.llvm.module import NativeCode, compile_module, compile_modules, new_module
 from pjit.backends.llvm.target import machine
 from pjit.ir.errors import PjitError
@@ -78,7 +78,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+@pytest.mark.skipif(cores() < 2, reason="one core: this process compiles itself")
 def test_helpers_compile_and_end(pids: list[int]) -> None:
     assert len(pids) >= 2
     parts = compile_modules((calls("cbrt", name="f"), calls("exp", name="g")), machine())
@@ -89,7 +89,7 @@ def test_helpers_compile_and_end(pids: list[int]) -> None:
     assert not any(map(is_alive, pids))
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+@pytest.mark.skipif(cores() < 2, reason="one core: this process compiles itself")
 def test_without_helpers_that_work_this_process_compiles(pids: list[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -97,7 +97,7 @@ def test_without_helpers_that_work_this_process_compiles(pids: list[int]) -> Non
     assert code.address("f")
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+@pytest.mark.skipif(cores() < 2, reason="one core: this process compiles itself")
 @pytest.mark.usefixtures("pids")
 def test_an_error_of_a_helper_is_that_of_the_compilation() -> None:
     class Wrong:
