@@ -42,8 +42,10 @@ class Backend(Protocol):
     TimedCode: Callable[[ProgramView, Mapping[str, int], Machine, int], Any]
     Probe: Callable[[Callable[[int, int], object], int], Any]
 
-    def prepared(self, operations: int, matrices: int) -> AbstractContextManager[None]:
-        """Surrounds the compilation of a graph of so many operations, and constant matrices."""
+    def prepared(self, operations: int, matrices: int, cores: int) -> AbstractContextManager[None]:
+        """Surrounds the compilation of a graph of so many operations, and constant matrices, on so
+        many cores.
+        """
 
     def build(self, module: Module, view: ProgramView, machine: Machine) -> tuple[bytes, ...]:
         """The object code of a program, in parts."""

@@ -32,6 +32,7 @@ from pjit.runtime.binary import Binary
 from pjit.runtime.cache import LARGE, Cache, key
 from pjit.runtime.engine import engine
 from pjit.runtime.program import Runnable
+from pjit.runtime.threads import thread_count
 
 GRAPH_STAGE = "graph"
 
@@ -196,8 +197,9 @@ def compile_module(
         name = program_key(target, machine, key([print_module(module)], module.constants))
         if (found := store.load(name)) is not None:
             return Program(found, Origin(again, machine), target, options, cached=True, store=store)
+    operations = sum(1 for _ in module.main.walk())
     matrices = sum(a.ndim > 1 for a in module.constants.values())
-    with backend(target).prepared(sum(1 for _ in module.main.walk()), matrices):
+    with backend(target).prepared(operations, matrices, thread_count({})):
         if sum(a.nbytes for a in module.constants.values()) >= LARGE:
             engine(target, options.threads, store).pool.prepare()  # before the packing
         used = clone(module) if source is None else module

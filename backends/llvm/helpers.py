@@ -86,14 +86,15 @@ class Helper:
 
 
 @contextmanager
-def prepared(operations: int, matrices: int) -> Iterator[None]:
+def prepared(operations: int, matrices: int, cores: int) -> Iterator[None]:
     """Has helpers for the compilation of a graph, if they are worth it.
 
     Args:
         operations: How many it has.
         matrices: How many constant matrices or kernels: the code of products is long.
+        cores: The cores that this process may use.
     """
-    _start(operations + _OF_A_PRODUCT * matrices)
+    _start(operations + _OF_A_PRODUCT * matrices, cores)
     try:
         yield
     finally:
@@ -101,14 +102,8 @@ def prepared(operations: int, matrices: int) -> Iterator[None]:
             helper.close()
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _start(operations: int) -> None:
-    count = min(_MOST, cores())
+def _start(operations: int, cores: int) -> None:
+    count = min(_MOST, cores)
     if operations < MANY or count < 2 or not sys.executable or getattr(sys, "frozen", False):
         return
     with _lock:

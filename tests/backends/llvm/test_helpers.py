@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from pjit.backends.llvm import helpers, optimize
-from pjit.backends.llvm.helpers import MANY, Helper, cores, prepared, take
+from pjit.backends.llvm.helpers import MANY, Helper, prepared, take
 from pjit.backends.llvm.module import NativeCode, compile_module, compile_modules, new_module
 from pjit.backends.llvm.target import machine
 from pjit.ir.errors import PjitError
@@ -65,7 +65,7 @@ def test_requests_and_answers() -> None:
 
 @pytest.fixture
 def pids() -> Iterator[list[int]]:
-    with prepared(MANY, 0):
+    with prepared(MANY, 0, 2):
         yield [h._process.pid for h in helpers._waiting]
     assert not helpers._waiting
 
@@ -78,7 +78,6 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-@pytest.mark.skipif(cores() < 2, reason="one core: this process compiles itself")
 def test_helpers_compile_and_end(pids: list[int]) -> None:
     assert len(pids) >= 2
     parts = compile_modules((calls("cbrt", name="f"), calls("exp", name="g")), machine())
@@ -89,7 +88,6 @@ def test_helpers_compile_and_end(pids: list[int]) -> None:
     assert not any(map(is_alive, pids))
 
 
-@pytest.mark.skipif(cores() < 2, reason="one core: this process compiles itself")
 def test_without_helpers_that_work_this_process_compiles(pids: list[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -97,7 +95,6 @@ def test_without_helpers_that_work_this_process_compiles(pids: list[int]) -> Non
     assert code.address("f")
 
 
-@pytest.mark.skipif(cores() < 2, reason="one core: this process compiles itself")
 @pytest.mark.usefixtures("pids")
 def test_an_error_of_a_helper_is_that_of_the_compilation() -> None:
     class Wrong:
@@ -112,19 +109,19 @@ def test_an_error_of_a_helper_is_that_of_the_compilation() -> None:
 
 
 def test_small_graphs_need_no_helpers() -> None:
-    with prepared(MANY - 1, 0):
+    with prepared(MANY - 1, 0, 2):
         assert take() == []
 
 
 def test_helpers_that_nobody_takes_end() -> None:
-    with prepared(MANY, 0):
+    with prepared(MANY, 0, 2):
         pids = [h._process.pid for h in helpers._waiting]
     assert not any(map(is_alive, pids))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_helpers_and_forks() -> None:
-    with prepared(MANY, 0):
+    with prepared(MANY, 0, 2):
         pids = [h._process.pid for h in helpers._waiting]
         child = os.fork()
         if child == 0:
@@ -136,3 +133,8 @@ def test_helpers_and_forks() -> None:
     assert os.waitpid(child, os.WNOHANG) == (0, 0), "the child does not have the parent's helpers"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+def test_one_core_has_no_helpers() -> None:
+    with prepared(MANY, 0, 1):
+        assert take() == []
