@@ -286,10 +286,10 @@ def floordiv(a: Dim, b: Dim) -> Dim:
         return q + floordiv(x, b // g)
     if within(r, 0, b):
         return q
-    if isinstance(r, Expr) and len(r.terms) == 1 and r.terms[0][1] == 1 and len(r.terms[0][0]) == 1:
-        inner = r.terms[0][0][0]
-        if isinstance(inner, Call) and inner.op == "//":  # (x//a)//b == x//(a*b)
-            return q + floordiv(inner.lhs, _mul(inner.rhs, b))
+    nested = _nested(r)
+    if nested is not None:  # (y + x//a)//b == (a*y + x)//(a*b)
+        inner, y = nested
+        return q + floordiv(_add(_mul(y, inner.rhs), inner.lhs), _mul(inner.rhs, b))
     if r == 0:
         return q
     return q + atom(Call("//", r, b))
@@ -315,6 +315,20 @@ def mod(a: Dim, b: Dim) -> Dim:
         assert isinstance(b, int)
         return mod(x, b // g) * g + k
     return atom(Call("%", r, b))
+
+
+def _nested(r: Dim) -> tuple[Call, Dim] | None:
+    """``(x//a, y)`` where ``r = y + x//a`` and there is no other quotient in the sum."""
+    if not isinstance(r, Expr):
+        return None
+    found = [m for m, c in r.terms if c == 1 and len(m) == 1 and _is_quotient(m[0])]
+    if len(found) != 1 or any(isinstance(a, Call) for m, _ in r.terms if m != found[0] for a in m):
+        return None
+    return found[0][0], _make({m: c for m, c in r.terms if m != found[0]})  # type: ignore[return-value]
+
+
+def _is_quotient(a: Atom) -> bool:
+    return isinstance(a, Call) and a.op == "//"
 
 
 def _coarsened(r: Dim, b: Dim) -> tuple[int, Dim, Dim] | None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pjit.ir.expr import (
+    flatten,
     floordiv,
     lower_bound,
     maximum,
@@ -16,6 +17,7 @@ from pjit.ir.expr import (
     same,
     substitute,
     sym,
+    unflatten,
     upper_bound,
     within,
 )
@@ -46,6 +48,7 @@ def test_division_keeps_values(case):
     assert substitute(mod(e, b), values) == n % b
     assert substitute(mod(floordiv(e, b), c), values) == n // b % c
     assert substitute(floordiv(floordiv(e, b), c), values) == n // b // c
+    assert substitute(floordiv(floordiv(e, b) + N * 5, c), values) == (n // b + values["N"] * 5) // c
     linear = floordiv(e, b * c) * (b * c) + mod(floordiv(e, b), c) * b + mod(e, b)
     assert substitute(linear, values) == n
     for x, y in ((floordiv(e, b), c), (mod(e, b), N)):
@@ -78,6 +81,12 @@ def test_a_row_number_becomes_coordinates_and_back(batch):
     r = sym("r", 0, batch * height * width)
     n, h, w = floordiv(r, height * width), mod(floordiv(r, width), height), mod(r, width)
     assert ((n * height + h) * width + w) * channels == r * channels
+
+
+@pytest.mark.parametrize("shape", [(D, 7500, 64), (D, 30, 20, 48), (3, D, 7, 16)])
+def test_an_element_of_a_chunk_becomes_coordinates_and_back(shape):
+    x = 4096 * sym("i", 0) + sym("j", 0)
+    assert flatten(unflatten(x, shape), shape) == x
 
 
 def test_lanes_below_the_stride_do_not_matter():
