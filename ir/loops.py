@@ -385,6 +385,11 @@ def _erf(x: np.ndarray) -> np.ndarray:
     return np.vectorize(erf, otypes=[np.float64])(x.astype(np.float64)).astype(x.dtype)
 
 
+def _gelu(x: np.ndarray) -> np.ndarray:
+    wide = np.asarray(x).astype(np.float64)
+    return (wide * 0.5 * (1 + _erf(wide * 0.5**0.5))).astype(np.asarray(x).dtype)
+
+
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         return (1 / (1 + np.exp(-x))).astype(x.dtype)
@@ -410,6 +415,7 @@ _UNARY: list[tuple[str, Callable, str]] = [
     ("sinh", np.sinh, "Hyperbolic sine."),
     ("cosh", np.cosh, "Hyperbolic cosine."),
     ("erf", _erf, "Error function."),
+    ("gelu", _gelu, "x times the integral of the normal distribution up to x."),
     ("sigmoid", _sigmoid, "1 / (1 + exp(-x))"),
     ("sin", np.sin, "Sine."),
     ("cos", np.cos, "Cosine."),

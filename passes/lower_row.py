@@ -13,7 +13,7 @@ from pjit.ir.types import DType, bool_, dtype
 from pjit.passes.fuse import ROW_REDUCTIONS
 from pjit.passes.lower import KernelBuild
 
-EXPENSIVE = (ops.Exp, ops.Log, ops.Tanh, ops.Erf, ops.Sigmoid, ops.Pow, ops.Sin, ops.Cos)
+EXPENSIVE = (ops.Exp, ops.Log, ops.Tanh, ops.Erf, ops.Gelu, ops.Sigmoid, ops.Pow, ops.Sin, ops.Cos)
 SCRATCH_LIMIT = 16384  # elements of a row that are kept between two passes over it
 
 

@@ -1,7 +1,7 @@
 """Simplifications of elementwise arithmetic.
 
-All but ``pow-half`` (for -0.0 and -inf) and ``pow-three`` (whose result is rounded twice) give the
-same bits as before.
+All but ``pow-half`` (for -0.0 and -inf), ``pow-three`` (whose result is rounded twice) and ``gelu``
+(whose result is rounded less often) give the same bits as before.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pjit.ir.ops import (
     Const,
     Div,
     Eq,
+    Erf,
+    Gelu,
     Max,
     Min,
     Mul,
@@ -34,8 +36,8 @@ from pjit.ir.ops import (
     Where,
     Xor,
 )
-from pjit.ir.types import DType
-from pjit.passes.pattern import Match, const, is_constant, keeps_type, op, p, rule
+from pjit.ir.types import DType, f32, f64
+from pjit.passes.pattern import Match, const, is_constant, keeps_type, op, p, rule, single_use
 
 COMMUTATIVE = (Add, Mul, Min, Max, And, Or, Xor, Eq, Ne)
 EXACT_EXPONENT = {16: 13, 32: 100, 64: 1000}  # 2**±n and its reciprocal are normal numbers
@@ -124,7 +126,50 @@ def _one_choice(m: Match) -> bool | str:
     return _chosen(m).type == m.root.result.type or "the choice has to be broadcast"
 
 
+def _is_gelu(m: Match) -> bool | str:
+    return _gelu_input(m) is not None or "not x * (1 + erf(x / sqrt(2))) / 2"
+
+
+def _gelu_input(m: Match) -> Value | None:
+    """The x of ``x * (1 + erf(x / sqrt(2))) / 2``, the factors in any order.
+
+    (Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016.)
+    """
+    result = m.root.result
+    factors = _factors(result, 2)
+    halves = [v for v in factors if m.uniform(v) == 0.5]
+    sums = [v for v in factors if isinstance(v.owner, Add) and isinstance(_left(v).owner, Erf)]
+    if len(factors) != 3 or not halves or not sums or result.dtype not in (f32, f64):
+        return None
+    one = sums[0].owner.operands[1]
+    scaled = _left(_left(sums[0]))
+    if m.uniform(one) != 1 or not isinstance(scaled.owner, Mul | Div):
+        return None
+    x, scale = scaled.owner.operands
+    wanted = 0.5**0.5 if isinstance(scaled.owner, Mul) else 2**0.5
+    found = m.uniform(scale)
+    if found is None or abs(found / wanted - 1) > np.finfo(result.dtype.numpy).eps:
+        return None
+    return x if x in factors and x.type == result.type else None
+
+
+def _left(v: Value) -> Value:
+    return v.owner.operands[0]  # type: ignore[union-attr]
+
+
+def _factors(product: Value, depth: int) -> list[Value]:
+    """What is multiplied, through products that nothing else uses."""
+    owner = product.owner
+    if not depth or not isinstance(owner, Mul):
+        return [product]
+    found = []
+    for x in owner.operands:
+        found += _factors(x, depth - 1) if single_use(x) else [x]
+    return found
+
+
 RULES = (
+    rule("gelu", op(Mul, ...), lambda b, m: b(Gelu, _gelu_input(m)), when=_is_gelu),
     rule(
         "constant-right",
         op(COMMUTATIVE, const("c"), p.x),

@@ -148,6 +148,8 @@ class Prims:
         if name == "sigmoid":
             one, e = f"np.{of}(1.0)", self._call("exp", of, f"-{xs[0]}")
             return f"{one} / ({one} + {e})"
+        if name == "gelu":
+            return f"{xs[0]} * {self._call('normcdf', of, xs[0])}"
         if name in ("min", "max"):
             return self._extremum(name, of, *xs)
         if name in ("mod", "floordiv"):

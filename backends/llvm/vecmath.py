@@ -16,6 +16,7 @@ FMA:
 | exp exp2 expm1 log log2 log1p | 2 | 2 |
 | tanh sinh cosh erf sigmoid softplus | 2 | 2 |
 | atan atan2 rsqrt | 2 | 2 |
+| gelu, of the result or of x / 16 | 4 | 5 |
 | asin acos asinh acosh atanh | 1, through f64 | 3 |
 | sin cos | 2, any argument, reduced in f64 | 1, libm |
 | tan | 3, any argument, reduced in f64 | 1, libm |
@@ -316,6 +317,25 @@ def _erf(m: _Math, x: Lanes) -> Lanes:
     return m.copysign(m.select(a < 0.925, small, large), x)
 
 
+def _normal_tail(m: _Math, a: Lanes) -> Lanes:
+    """The normal distribution's integral up to -a, for a >= 0."""
+    if m.fmt is F32:
+        t = m.maximum(-(a * m.poly("log2_tail", a)), float(1 - m.fmt.bias))
+        n = t + m.fmt.round_magic
+        r = t - (n - m.fmt.round_magic)
+        return m.fma(r, m.poly("exp2", r), 1.0) * _pow2(m, m.bits(n), 0.5)
+    c = a * math.sqrt(0.5)
+    near = 1 - m.fma(c, m.poly("erf", c * c), c)
+    far = _exp_moderate(m, -m.fma(c, m.poly("erfc", c), c))
+    tail = m.select(c < 0.925, near, far)
+    return 0.5 * m.select(c < m.fmt.erf_max, tail, 0.0)
+
+
+def _gelu(m: _Math, x: Lanes) -> Lanes:
+    tail = _normal_tail(m, abs(x))
+    return x * m.select(x > 0.0, 1 - tail, tail)
+
+
 # log
 
 
@@ -577,6 +597,7 @@ _UNARY: dict[str, Callable[..., Lanes]] = {
     "sinh": _sinh,
     "cosh": _cosh,
     "erf": _erf,
+    "gelu": _gelu,
     "sigmoid": _sigmoid,
     "softplus": _softplus,
     "sin": _sin,

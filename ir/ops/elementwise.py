@@ -273,7 +273,13 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return np.where(x >= 0, 1, e) / (1 + e)
 
 
+def _gelu(x: np.ndarray) -> np.ndarray:
+    wide = x.astype(np.float64)
+    return (wide * 0.5 * (1 + _erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 Erf = _unary("erf", _erf, "Error function.", onnx="Erf")
+Gelu = _unary("gelu", _gelu, "x times the integral of the normal distribution up to x.")
 Sigmoid = _unary(
     "sigmoid", _sigmoid, "1 / (1 + exp(-x)).", low=-9, high=9, onnx="Sigmoid", caffe="Sigmoid"
 )

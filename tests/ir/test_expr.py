@@ -48,7 +48,8 @@ def test_division_keeps_values(case):
     assert substitute(mod(e, b), values) == n % b
     assert substitute(mod(floordiv(e, b), c), values) == n // b % c
     assert substitute(floordiv(floordiv(e, b), c), values) == n // b // c
-    assert substitute(floordiv(floordiv(e, b) + N * 5, c), values) == (n // b + values["N"] * 5) // c
+    more = floordiv(e, b) + N * 5
+    assert substitute(floordiv(more, c), values) == (n // b + values["N"] * 5) // c
     linear = floordiv(e, b * c) * (b * c) + mod(floordiv(e, b), c) * b + mod(e, b)
     assert substitute(linear, values) == n
     for x, y in ((floordiv(e, b), c), (mod(e, b), N)):

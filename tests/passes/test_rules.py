@@ -63,6 +63,23 @@ def conditional(b: Builder, x: Value) -> Value:
     return b.build(ops.If, [cond], {}, regions, [x.type]).result
 
 
+def gelu(order: str, scale: float = 2**0.5, dtype=f32):
+    """``x * half * (1 + erf(x / scale))``, the factors in one of the orders, x being a sum."""
+
+    def build(b: Builder, x: Value):
+        x = b(ops.Add, x, b.constant(1.5, dtype))
+        half, s = b.constant(0.5, dtype), b.constant(scale, dtype)
+        inner = b(ops.Erf, b(ops.Div if scale > 1 else ops.Mul, x, s))
+        both = b(ops.Add, inner, b.constant(1, dtype))
+        if order == "(xh)e":
+            return b(ops.Mul, b(ops.Mul, x, half), both)
+        if order == "(xe)h":
+            return b(ops.Mul, b(ops.Mul, x, both), half)
+        return b(ops.Mul, x, b(ops.Mul, both, half))
+
+    return build
+
+
 # rule -> [(argument types, graph, operators afterwards)]
 CANONICALIZE = {
     "reshape-same": [([X], lambda b, x: b(ops.Reshape, x, shape=(2, 3, 4)), [])],
@@ -180,6 +197,12 @@ CANONICALIZE = {
     ],
     "sub-zero": [([X], with_constant(ops.Sub, 0.0), [])],
     "sub-constant": [([X], with_constant(ops.Sub, 1.5), ["add"])],
+    "gelu": [
+        ([X], gelu("(xh)e"), ["add", "gelu"]),
+        ([X], gelu("(xe)h"), ["add", "gelu"]),
+        ([X], gelu("x(eh)", 0.5**0.5), ["add", "gelu"]),
+        ([tensor(f64, 3)], gelu("(xh)e", dtype=f64), ["add", "gelu"]),
+    ],
     "pow-two": [([X], with_constant(ops.Pow, 2), ["mul"])],
     "pow-half": [
         ([X], lambda b, x: b(ops.Pow, b(ops.Exp, x), b.constant(0.5, f32)), ["exp", "sqrt"])
@@ -299,6 +322,15 @@ CASES = [
 def test_every_rule_has_a_case(name):
     table, cases = TABLES[name]
     assert {r.name for r in table.rules} == set(cases)
+
+
+@pytest.mark.parametrize(
+    ("build", "dtype"), [(gelu("(xh)e", 1.4), f32), (gelu("(xe)h", dtype=f16), f16)]
+)
+def test_what_is_not_quite_gelu_stays(build, dtype):
+    module = graph(build, [tensor(dtype, 3)])
+    canonicalize.TABLE.apply(module, Context())
+    assert "gelu" not in names(module)
 
 
 @pytest.mark.parametrize(("table", "rule", "types", "build", "after"), CASES)

@@ -187,10 +187,9 @@ def gelu(n: Node) -> Value:
     """Computes ``x * Phi(x), by erf or by the tanh approximation (Hendrycks and Gimpel, 2016)``."""
     x, m = math_of(n)
     if n.choice("approximate", "none", ("none", "tanh")) == "none":
-        inner = m.erf(m.mul(x, math.sqrt(0.5)))
-    else:
-        cube = m.mul(m.mul(x, x), x)
-        inner = m.tanh(m.mul(m.add(x, m.mul(cube, 0.044715)), math.sqrt(2 / math.pi)))
+        return m.gelu(x)
+    cube = m.mul(m.mul(x, x), x)
+    inner = m.tanh(m.mul(m.add(x, m.mul(cube, 0.044715)), math.sqrt(2 / math.pi)))
     return m.mul(m.mul(x, 0.5), m.add(inner, 1.0))
 
 

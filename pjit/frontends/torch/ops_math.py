@@ -236,10 +236,9 @@ def gelu(n: Node, x: Value, approximate: str) -> Value:
 
     def build(m: Any, x: Value) -> Value:
         if approximate == "none":
-            inner = m.erf(m.mul(x, math.sqrt(0.5)))
-        else:
-            cube = m.mul(m.mul(x, x), x)
-            inner = m.tanh(m.mul(m.add(x, m.mul(cube, 0.044715)), math.sqrt(2 / math.pi)))
+            return m.gelu(x)
+        cube = m.mul(m.mul(x, x), x)
+        inner = m.tanh(m.mul(m.add(x, m.mul(cube, 0.044715)), math.sqrt(2 / math.pi)))
         return m.mul(m.mul(x, 0.5), m.add(inner, 1.0))
 
     return _activation(n, x, build)

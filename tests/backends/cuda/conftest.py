@@ -12,7 +12,7 @@ import ast
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import erf, prod
+from math import erf, erfc, prod
 from typing import Any
 
 import ml_dtypes
@@ -293,7 +293,8 @@ def _typed(kind: type, f: Callable) -> Callable:
 _UFUNCS = {n: getattr(np, n) for n in "sqrt exp expm1 log log1p tanh sinh cosh sin cos tan".split()}
 _UFUNCS |= {n: getattr(np, n) for n in "floor ceil trunc rint copysign fmod fabs".split()}
 _UFUNCS |= {"a" + n: getattr(np, "arc" + n) for n in "sin cos tan sinh cosh tanh tan2".split()}
-_UFUNCS |= {"erf": erf, "pow": np.power, "fma": lambda x, y, z: np.float64(x) * y + z}
+_UFUNCS |= {"erf": erf, "normcdf": lambda x: erfc(-x * 0.5**0.5) / 2}
+_UFUNCS |= {"pow": np.power, "fma": lambda x, y, z: np.float64(x) * y + z}
 LIBDEVICE = types.SimpleNamespace(
     **{n: _typed(np.float64, f) for n, f in _UFUNCS.items()},
     **{n + "f": _typed(np.float32, f) for n, f in _UFUNCS.items()},
