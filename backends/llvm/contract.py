@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from pjit.backends.llvm.emit import KernelEmitter
 
 PREFETCH = 4096  # bytes ahead that B is asked for
+PREFETCHING = 12  # tiles that may share a column block of B: only the first of them waits for it
+LINE = 64  # bytes of a line of the caches
 ZEROS = 4096  # elements of the row of zeros: the depth is walked in pieces of this length
 INLINE_REGION = 12  # cost of a region that is repeated for each vector of the tile
 _COSTLY = 25  # the cost of a primitive that is a polynomial
@@ -96,9 +98,12 @@ class _Contract:
     def _waits_for_b(self) -> bool:
         """Whether B comes from beyond the L2 cache: it is larger, or it is one of a few of its size
         that would fill it, and so few rows use it that its loads take longer than the arithmetic.
+        A single tile reads it in order, which the processor foresees.
         """
         size, machine = expr.product(self.b_type.shape) * self.dtype.itemsize, self.e.machine
-        if not isinstance(size, int):
+        if not isinstance(size, int) or not isinstance(self.total, int):
+            return False
+        if not 1 < -(-self.total // self.mr) <= PREFETCHING:
             return False
         loading = machine.vector_bits // 8 / machine.l2_bytes_per_cycle
         return size > machine.l2 or (size > machine.l2 // 4 and self.mr / 2 < loading)
@@ -194,11 +199,12 @@ class _Contract:
         return e.loop(0, depth if isinstance(depth, int) else e.index.scalar(depth), 1, state, step)
 
     def _prefetch(self, panel: Any) -> None:
-        """Asks for the vectors of B that are needed some steps later."""
+        """Asks for the lines of B that are needed some steps later."""
         b = self.b
         fetch = declare(b.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
-        for j in range(self.vectors):
-            at = I64(self.ahead // self.dtype.itemsize + j * self.lanes)
+        line = LINE // self.dtype.itemsize
+        for column in range(0, self.op.nr, line):
+            at = I64(self.ahead // self.dtype.itemsize + column)
             b.call(fetch, [gep(b, panel, at, self.element), I32(0), I32(3), I32(1)])
 
     def _widened(self, raw: Any) -> Any:
