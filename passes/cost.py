@@ -24,6 +24,7 @@ MANY_ROWS = 1000  # rows that a symbolic number of rows counts as
 WIDTHS = (1, 2, 3, 4, 6, 8)  # vectors side by side in a register tile
 MOST_ROWS, MOST_POINTERS = 12, 10  # rows of a tile: a fixed distance apart, or each with an address
 CACHE_PERIOD, CACHE_WAYS = 4096, 8  # addresses so many bytes apart share so many lines of L1
+LINE = 64  # bytes of a line of the caches
 FMA_LATENCY = 4
 WINOGRAD_TILES = (2, 4)
 WINOGRAD_GAIN = 0.85  # the share of the direct convolution's time that is worth the lost accuracy

@@ -80,8 +80,13 @@ class KernelBuild:
 
         nest([])
 
-    def serial(self, extents: Sequence[Dim], body: Callable[[list[Dim]], None]) -> None:
-        """Serial loops around a vector loop over the last extent above 1; ``body(indices)``."""
+    def serial(
+        self, extents: Sequence[Dim], body: Callable[[list[Dim]], None], unroll: int = 1
+    ) -> None:
+        """Serial loops around a vector loop over the last extent above 1; ``body(indices)``.
+
+        ``unroll`` vectors are computed at once.
+        """
         last = max((i for i, e in enumerate(extents) if e != 1), default=-1)
 
         def nest(done: list[Dim]) -> None:
@@ -91,8 +96,8 @@ class KernelBuild:
             elif extents[at] == 1:
                 nest([*done, 0])
             else:
-                kind = "vector" if at == last else "serial"
-                self.b.loop(0, extents[at], lambda i: nest([*done, i]), kind=kind)
+                kind, n = ("vector", unroll) if at == last else ("serial", 1)
+                self.b.loop(0, extents[at], lambda i: nest([*done, i]), kind=kind, unroll=n)
 
         nest([])
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pjit.ir import expr
+from pjit.ir import expr, ops
 from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.loops import Guards
 from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.line import LineOp
+from pjit.passes.cost import CACHE_PERIOD, LINE
 from pjit.passes.lower import KernelBuild
 from pjit.passes.pull import GroupPuller, broadcast_index
 
@@ -27,9 +28,24 @@ def lower_line(k: KernelBuild) -> None:
         op.line(writer, tuple(at))  # type: ignore[attr-defined]
 
     if last_is_free:
-        k.parallel(lines[:-1], lambda at: k.serial(lines[-1:], lambda j: one([*at, *j])))
+        n = _vectors_at_once(k, op)
+        k.parallel(
+            lines[:-1], lambda at: k.serial(lines[-1:], lambda j: one([*at, *j]), unroll=n)
+        )
     else:
         k.parallel(lines, one)
+
+
+def _vectors_at_once(k: KernelBuild, op: LineOp) -> int:
+    """How many vectors make a line of the caches, where the points of a tile lie so far apart that
+    the caches cannot keep their lines until the next vector is there; else 1.
+    """
+    kinds: dict[type, Value] = {ops.WinogradInput: op.result, ops.WinogradOutput: op.operands[0]}
+    points = kinds.get(type(op))
+    apart = expr.product(points.shape[1:]) * points.dtype.itemsize if points else 1
+    if expr.mod(apart, CACHE_PERIOD) == 0:
+        return max(1, LINE * 8 // k.machine.vector_bits)
+    return 1
 
 
 def epilogue_of(k: KernelBuild, op: Op) -> tuple[Elementwise, ...]:
