@@ -24,6 +24,7 @@ class Machine:
         frequency: Cycles a second.
         l1_bytes_per_cycle, l2_bytes_per_cycle, memory_bytes_per_cycle: What one core reads in a
             cycle from L1, from L2, and from beyond.
+        weights_bytes_per_cycle: What one core reads in a cycle of what no cache holds, as weights.
         barrier: Seconds that a barrier between the threads costs.
     """
 
@@ -42,6 +43,7 @@ class Machine:
     l1_bytes_per_cycle: float = 128.0
     l2_bytes_per_cycle: float = 40.0
     memory_bytes_per_cycle: float = 20.0
+    weights_bytes_per_cycle: float = 11.0
     barrier: float = 0.3e-6
 
     def lanes(self, bits: int) -> int:

@@ -3,8 +3,8 @@
 The model of a tile contraction counts the cycles of its inner loop. A step of the depth takes the
 longest of: ``mr*nv`` fused multiply-adds at two a cycle; ``mr + nv`` loads at two a cycle; the
 latency of the accumulators when there are too few of them to hide it; and the ``nv`` vectors of
-the packed operand at the bandwidth of the cache that its column block fits into. Each tile costs
-a little beside its steps. Rows that the last tile computes in vain, and columns that pad the last
+the packed operand at the bandwidth of the cache that its column block fits into. Each step costs
+a little beside that, and each tile beside its steps. Rows that the last tile computes in vain, and columns that pad the last
 block, count like the others.
 """
 
@@ -26,6 +26,8 @@ MOST_ROWS, MOST_POINTERS = 12, 10  # rows of a tile: a fixed distance apart, or 
 CACHE_PERIOD, CACHE_WAYS = 4096, 8  # addresses so many bytes apart share so many lines of L1
 LINE = 64  # bytes of a line of the caches
 FMA_LATENCY = 4
+SLACK = 0.5  # cycles more than the latency that must be under way, as loads do not come regularly
+STEP_COST = 0.3  # cycles of a step beside its arithmetic
 WINOGRAD_TILES = (2, 4)
 WINOGRAD_GAIN = 0.85  # the share of the direct convolution's time that is worth the lost accuracy
 TRANSFORM_STEPS = (
@@ -71,8 +73,8 @@ def tile_cycles(p: Product, mr: int, nv: int, machine: Machine) -> float:
         bandwidth = machine.l2_bytes_per_cycle
     else:
         bandwidth = machine.memory_bytes_per_cycle
-    latency = FMA_LATENCY if mr * nv < 2 * FMA_LATENCY else 0
-    step = max(mr * nv / 2, (mr + nv) / 2, latency, nv * vector_bytes / bandwidth)
+    latency = FMA_LATENCY + SLACK
+    step = max(mr * nv / 2, (mr + nv) / 2, latency, nv * vector_bytes / bandwidth) + STEP_COST
     sets = math.gcd(guess(p.depth) * p.bits // 8, CACHE_PERIOD) / CACHE_PERIOD
     if not p.scattered and mr * sets > CACHE_WAYS:
         step *= 1.3  # the rows of A compete for the same lines
@@ -113,7 +115,7 @@ def product_cycles(p: Product, machine: Machine, batch: int = 1) -> float:
     """Cycles of one core for a batch of products with the best tiles and constant weights."""
     cycles = batch * min(tile_rows(p, nv, machine)[0] for nv in WIDTHS)
     weights = batch * guess(p.depth) * guess(p.cols) * p.bits // 8
-    return cycles + weights / machine.memory_bytes_per_cycle
+    return cycles + weights / machine.weights_bytes_per_cycle
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def winograd_cycles(s: Image, tile: int, machine: Machine) -> float:
         weights = points * s.channels * s.out_channels * 4
         products = blocks * product_cycles(replace(product, rows=block), machine, points)
         again = (blocks - 1) * weights  # what later blocks find in a cache
-        saved = again / machine.memory_bytes_per_cycle - again / machine.l2_bytes_per_cycle
+        saved = again / machine.weights_bytes_per_cycle - again / machine.l2_bytes_per_cycle
         return products - saved + arithmetic
     size = points * tiles * (s.channels + s.out_channels) * 4
     traffic = size / machine.l2_bytes_per_cycle

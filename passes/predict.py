@@ -95,7 +95,7 @@ def _tiles(
     few, nv = choices["few"], max(1, choices["nr"] // machine.lanes(p.bits))
     mr = few if few and sizes["rows"] < choices["mr"] else choices["mr"]
     cycles = sizes["batch"] * tile_cycles(p, mr, nv, machine)
-    return cycles + weights / machine.memory_bytes_per_cycle
+    return cycles + weights / machine.weights_bytes_per_cycle
 
 
 def _known(d: Dim, values: Mapping[str, int]) -> int | None:

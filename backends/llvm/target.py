@@ -60,6 +60,7 @@ _LEVELS: dict[str, dict[str, Any]] = {
         "l1_bytes_per_cycle": 64.0,
         "l2_bytes_per_cycle": 20.0,
         "memory_bytes_per_cycle": 10.0,
+        "weights_bytes_per_cycle": 7.0,
     },
     "x86-64-v2": {
         "vector_bits": 128,
@@ -70,6 +71,7 @@ _LEVELS: dict[str, dict[str, Any]] = {
         "l1_bytes_per_cycle": 32.0,
         "l2_bytes_per_cycle": 16.0,
         "memory_bytes_per_cycle": 8.0,
+        "weights_bytes_per_cycle": 6.0,
         "f16c": False,
     },
     "aarch64": {
@@ -81,6 +83,7 @@ _LEVELS: dict[str, dict[str, Any]] = {
         "l1_bytes_per_cycle": 32.0,
         "l2_bytes_per_cycle": 16.0,
         "memory_bytes_per_cycle": 8.0,
+        "weights_bytes_per_cycle": 6.0,
     },
 }
 _V4 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")

@@ -92,7 +92,7 @@ def test_dynamic_weights_and_f64_stay_direct():
 def test_weights_from_memory_favour_smaller_tiles():
     """With few tiles the weights decide: those of size 4 are more than twice as large."""
     few = Image(1, 7, 7, 512, 512)
-    slow = Machine("slow", memory_bytes_per_cycle=4.0)
+    slow = Machine("slow", weights_bytes_per_cycle=4.0)
     assert winograd_cycles(few, 2, slow) < winograd_cycles(few, 4, slow)
     many = Image(16, 7, 7, 512, 512)
     assert winograd_cycles(many, 4, slow) < winograd_cycles(many, 2, slow)
