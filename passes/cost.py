@@ -4,8 +4,8 @@ The model of a tile contraction counts the cycles of its inner loop. A step of t
 longest of: ``mr*nv`` fused multiply-adds at two a cycle; ``mr + nv`` loads at two a cycle; the
 latency of the accumulators when there are too few of them to hide it; and the ``nv`` vectors of
 the packed operand at the bandwidth of the cache that its column block fits into. Each step costs
-a little beside that, and each tile beside its steps. Rows that the last tile computes in vain, and columns that pad the last
-block, count like the others.
+a little beside that, and each tile beside its steps. Rows that the last tile computes in vain, and
+columns that pad the last block, count like the others.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pjit.ir.expr import Dim
 from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
 from pjit.ir.loops import index_checks, kernel_symbols, kernels
 from pjit.ir.opdef import OpDef
-from pjit.ir.ops.basic import Return
+from pjit.ir.ops.basic import Const, Return
 from pjit.ir.ops.control import CONTROL, host_reason
 from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.index import INDICES
@@ -137,11 +137,16 @@ class Lower(Pass):
 
 
 class _Lowering:
-    """The lowering of one module; ``known`` names the kernels by their structure."""
+    """The lowering of one module.
+
+    ``kernels`` are its kernels by the structure of their groups, ``known`` by their own: groups
+    that differ may still have one kernel.
+    """
 
     def __init__(self, module: Module, machine: Machine) -> None:
         self.module, self.machine = module, machine
-        self.known: dict[Any, str] = {}
+        self.kernels: dict[Any, Function] = {}
+        self.known: dict[Any, Function] = {}
         self.bounds = {
             op: [_index_bound(v, module) for v in op.operands]
             for op in module.main.walk()
@@ -172,19 +177,13 @@ class _Lowering:
 
     def launch(self, op: Fused) -> None:
         """Replaces a group by a launch."""
-        name = f"k{len(self.known)}_{_label(op)}"
         count, about, types = flops(op), notes(op), [r.type for r in op.results]
         dims = LocalDims(op)
         bounds = [None if n is None else dims.dim(n) for n in self.bounds[op]]
-        kernel = lower_group(op, name, self.module.constants, self.machine, bounds)
-        actual = dims.actual
-        key = structure(kernel)
-        if key not in self.known:
-            self.known[key] = name
-            self.module.add(kernel)
+        kernel, actual = self._kernel(op, bounds), dims.actual
         extent = expr.substitute(parallel_extent(kernel), actual)
         schedule = (("kind", op.kind), *op.schedule, ("grain", grain(op.kind, count, extent)))
-        attrs = {"kernel": self.known[key], "schedule": schedule, "flops": count, **about}
+        attrs = {"kernel": kernel.name, "schedule": schedule, "flops": count, **about}
         attrs["sizes"] = tuple(actual[s] for s in kernel.attrs["symbols"])
         launch = Launch(op.operands, attrs, types, op.loc)
         assert op.parent is not None
@@ -193,6 +192,21 @@ class _Lowering:
             new.name = old.name
             old.replace_by(new)
         op.erase()
+
+    def _kernel(self, op: Fused, bounds: Sequence[Dim | None]) -> Function:
+        """The kernel of a group whose dimensions have names of their own."""
+        constants = self.module.constants
+        key = (op.kind, op.schedule, tuple(bounds), structure(op.body, constants))
+        kernel = self.kernels.get(key)
+        if kernel is None:
+            name = f"k{len(self.known)}_{_label(op)}"
+            kernel = lower_group(op, name, constants, self.machine, bounds)
+            same = structure(kernel.body), tuple(kernel.attrs["symbols"])
+            if same not in self.known:
+                self.known[same] = kernel
+                self.module.add(kernel)
+            kernel = self.kernels[key] = self.known[same]
+        return kernel
 
 
 def _index_bound(v: Value, module: Module) -> Dim | None:
@@ -244,8 +258,13 @@ def _label(fused: Fused) -> str:
     return "_".join(dict.fromkeys(heavy + names[-2:])) or "copy"
 
 
-def structure(function: Function) -> Any:
-    """A key that is equal for functions that differ in names and locations only."""
+def structure(body: Block, constants: Mapping[str, np.ndarray] = {}) -> Any:
+    """A key that is equal for blocks that differ in names and locations only.
+
+    Args:
+        body: The block, of a kernel or of a group.
+        constants: The module's constants: the kernel of a group holds those of one element.
+    """
     numbers: dict[Value, int] = {}
 
     def number(v: Value) -> int:
@@ -260,9 +279,11 @@ def structure(function: Function) -> Any:
         regions = tuple(block(r) for r in op.regions)
         outputs = tuple((number(r), r.type) for r in op.results)
         attrs = tuple(sorted((k, v) for k, v in op.attrs.items() if k != "what"))
-        return op.op_name, inputs, repr(attrs), regions, outputs
+        held = constants[op.value] if isinstance(op, Const) else None
+        value = held.tobytes() if held is not None and held.size == 1 else repr(attrs)
+        return op.op_name, inputs, value, regions, outputs
 
-    return block(function.body), tuple(function.attrs["symbols"])
+    return block(body)
 
 
 def merged_extents(shape: Sequence[Dim], operands: Sequence[Sequence[Dim]]) -> list[list[int]]:

@@ -29,9 +29,7 @@ def lower_line(k: KernelBuild) -> None:
 
     if last_is_free:
         n = _vectors_at_once(k, op)
-        k.parallel(
-            lines[:-1], lambda at: k.serial(lines[-1:], lambda j: one([*at, *j]), unroll=n)
-        )
+        k.parallel(lines[:-1], lambda at: k.serial(lines[-1:], lambda j: one([*at, *j]), unroll=n))
     else:
         k.parallel(lines, one)
 
