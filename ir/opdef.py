@@ -40,6 +40,7 @@ What is missing is reported when the class is defined.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -111,12 +112,12 @@ class Signature:
     operands: tuple[operand, ...] = ()
     attrs: tuple[attr, ...] = ()
 
-    @property
+    @functools.cached_property
     def minimum(self) -> int:
         """The least number of operands."""
         return sum(not (o.optional or o.variadic) for o in self.operands)
 
-    @property
+    @functools.cached_property
     def maximum(self) -> int | None:
         """The largest number of operands; None when unbounded."""
         if self.operands and self.operands[-1].variadic:
@@ -317,12 +318,11 @@ class Elementwise(OpDef):
     @classmethod
     def result_dtype(cls, *dtypes: DType, **attrs: Any) -> DType:
         """The dtype of the result; raises ConstraintError."""
-        require(
-            all(d == dtypes[0] for d in dtypes),
-            "(C1) the operands have one dtype",
-            got=", ".join(map(str, dtypes)),
-        )
-        return dtypes[0]
+        first = dtypes[0]
+        if any(d != first for d in dtypes):
+            got = ", ".join(map(str, dtypes))
+            raise ConstraintError("(C1) the operands have one dtype", got=got)
+        return first
 
     @classmethod
     def infer(cls, *types: Any, **attrs: Any) -> Any:  # type: ignore[override]
@@ -343,21 +343,18 @@ def infer_types(
             operator is not met.
     """
     sig = cls.signature
-    most = sig.maximum
-    require(
-        sig.minimum <= len(operands) and (most is None or len(operands) <= most),
-        f"{cls.op_name} has {sig.minimum}{'' if most == sig.minimum else f' to {most}'} operands",
-        got=len(operands),
-    )
+    least, most = sig.minimum, sig.maximum
+    if len(operands) < least or (most is not None and len(operands) > most):
+        count = f"{least}{'' if most == least else f' to {most}'}"
+        raise ConstraintError(f"{cls.op_name} has {count} operands", got=len(operands))
     for i, v in enumerate(operands):
         spec = sig.spec(i)
-        dt = getattr(v.type, "dtype", None)
-        require(
-            not spec.dtypes or dt in spec.dtypes,
-            f"operand {spec.name!r} of {cls.op_name} has a dtype it accepts",
-            expected=", ".join(map(str, spec.dtypes)),
-            got=v.type,
-        )
+        if spec.dtypes and getattr(v.type, "dtype", None) not in spec.dtypes:
+            raise ConstraintError(
+                f"operand {spec.name!r} of {cls.op_name} has a dtype it accepts",
+                expected=", ".join(map(str, spec.dtypes)),
+                got=v.type,
+            )
     types: list[Any] = [v.type for v in operands]
     if sig.operands and sig.operands[-1].variadic:
         n = len(sig.operands) - 1
@@ -368,18 +365,15 @@ def infer_types(
 
 def complete_attrs(cls: type[Op], attrs: dict[str, Any]) -> dict[str, Any]:
     """Adds defaults, makes lists tuples, and refuses unknown and missing attributes."""
-    known = {a.name: a for a in cls.signature.attrs}
-    unknown = attrs.keys() - known.keys()
-    require(
-        not unknown,
-        f"{cls.op_name} has no attribute {', '.join(sorted(unknown))}",
-        expected=", ".join(known),
-    )
     out = {}
-    for name, a in known.items():
-        value = attrs.get(name, a.default)
-        require(value is not REQUIRED, f"{cls.op_name} needs the attribute {name!r}")
-        out[name] = _plain(value)
+    for a in cls.signature.attrs:
+        value = attrs.get(a.name, a.default)
+        if value is REQUIRED:
+            raise ConstraintError(f"{cls.op_name} needs the attribute {a.name!r}")
+        out[a.name] = _plain(value)
+    if unknown := attrs.keys() - out.keys():
+        text = f"{cls.op_name} has no attribute {', '.join(sorted(unknown))}"
+        raise ConstraintError(text, expected=", ".join(out))
     return out
 
 
