@@ -38,7 +38,7 @@ def target_machine(triple: str, cpu: str, features: str) -> llvm.TargetMachine:
     """LLVM's description of a machine, for code that can be loaded at any address."""
     initialize(triple)
     return llvm.Target.from_triple(triple).create_target_machine(
-        cpu=cpu, features=features, opt=2, reloc="pic", codemodel="small"
+        cpu=cpu, features=features, opt=1, reloc="pic", codemodel="small"
     )
 
 
