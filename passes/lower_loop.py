@@ -8,6 +8,8 @@ from pjit.ir import expr, ops
 from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim, Expr, unflatten
 from pjit.ir.opdef import Elementwise
+from pjit.ir.target import Machine
+from pjit.passes.cost import LINE
 from pjit.passes.lower import KernelBuild, merged_extents
 from pjit.passes.schedule import CHUNK, reads_windows, split_parallel
 
@@ -82,15 +84,16 @@ def _windows(k: KernelBuild, window: Op) -> None:
 
     What a channel's vectors need for every pixel (the weights of a depthwise convolution) stays
     in registers; the row is split where the window leaves the input, so that its middle part has
-    no guards.
+    no guards. A long middle part is walked in pieces, all channels of one after the other:
+    neighbouring vectors lie in the same cache lines.
     """
     shape = k.root.shape
     lead, width, channels = shape[:-2], shape[-2], shape[-1]
-    n = len(lead)
+    piece = _piece(window, k.machine)
 
-    def row(i: Sequence[Dim]) -> None:
+    def vectors(i: Sequence[Dim], parts: Sequence[tuple[Dim, Dim, bool]]) -> None:
         def vector(c: Dim) -> None:
-            for lo, hi, inside in _parts(window, width):
+            for lo, hi, inside in parts:
 
                 def pixel(w: Expr, lo: Dim = lo, inside: bool = inside) -> None:
                     with k.puller.inside_along(str(w) if inside else None):
@@ -100,8 +103,31 @@ def _windows(k: KernelBuild, window: Op) -> None:
 
         k.b.loop(0, channels, vector, kind="vector")
 
-    assert n >= 1
+    def row(i: Sequence[Dim]) -> None:
+        parts = _parts(window, width)
+        middle = next((part for part in parts if part[-1]), None)
+        if middle is None or (isinstance(width, int) and width <= piece):
+            vectors(i, parts)
+            return
+        lo, hi, _ = middle
+
+        def walk(s: Dim) -> None:
+            start = lo + s * piece
+            vectors(i, [(start, expr.minimum(start + piece, hi), True)])
+
+        if len(parts) > 1:
+            vectors(i, [part for part in parts if part is not middle])
+        k.b.loop(0, expr.ceildiv(hi - lo, piece), walk)
+
     k.parallel(lead, row)
+
+
+def _piece(window: Op, machine: Machine) -> int:
+    """Pixels of a row whose windows, a cache line of each pixel, fill half of the L1 cache."""
+    kernel = window.attrs.get("kernel") or window.operands[1].shape[:-1]
+    rows = int(expr.product(kernel[:-1]))  # type: ignore[arg-type]
+    lines = machine.l1 // 2 // LINE
+    return max(8, lines // (rows * window.attrs["strides"][-1] + 1))
 
 
 def _unroll(window: Op) -> int:
