@@ -8,6 +8,9 @@ Rows of A are addressed in one of two ways. Where the offset is affine in the ro
 distance apart. Otherwise (convolutions) a table on the stack holds the address of each (tap, row),
 computed with one row in each lane; where a guard does not hold it is that of a row of zeros.
 
+Where B comes from beyond the L2 cache, the tiles that share a column block of it ask for the block
+that comes next, each for a part. A few tiles ask for what they need a little later themselves.
+
 A tile at the end is moved back so that it has all its rows; the region runs for its own rows only.
 """
 
@@ -49,7 +52,9 @@ if TYPE_CHECKING:
     from pjit.backends.llvm.emit import KernelEmitter
 
 PREFETCH = 4096  # bytes ahead that B is asked for
-PREFETCHING = 12  # tiles that may share a column block of B: only the first of them waits for it
+FEW_TILES = 12  # up to which each tile asks for what it needs soon, else for a part of what is next
+MANY_TILES = 32  # tiles of a symbolic number of rows
+FAR = 32  # steps between two requests at most
 LINE = 64  # bytes of a line of the caches
 ZEROS = 4096  # elements of the row of zeros: the depth is walked in pieces of this length
 INLINE_REGION = 12  # cost of a region that is repeated for each vector of the tile
@@ -86,7 +91,9 @@ class _Contract:
         self.row_names = [f"#r{i}" for i in range(len(op.rows))]
         self.tap_names = [f"#t{i}" for i in range(len(op.taps))]
         self.a_step = self._coefficient(self.a_offset, "#k")
-        self.ahead = PREFETCH if self._waits_for_b() else 0
+        self.tiles = -(-self.total // self.mr) if isinstance(self.total, int) else MANY_TILES
+        self.soon = self._waits_for_b() and 1 < self.tiles <= FEW_TILES
+        self.every = self._steps_a_line() if self._waits_for_b() and not self.soon else 0
         self.guards = self._open_guards()
 
     def emit(self) -> None:
@@ -101,12 +108,20 @@ class _Contract:
         A single tile reads it in order, which the processor foresees.
         """
         size, machine = expr.product(self.b_type.shape) * self.dtype.itemsize, self.e.machine
-        if not isinstance(size, int) or not isinstance(self.total, int):
-            return False
-        if not 1 < -(-self.total // self.mr) <= PREFETCHING:
+        if not isinstance(size, int) or self.tiles == 1:
             return False
         loading = machine.vector_bits // 8 / machine.l2_bytes_per_cycle
         return size > machine.l2 or (size > machine.l2 // 4 and self.mr / 2 < loading)
+
+    def _steps_a_line(self) -> int:
+        """How many steps a tile makes for each line that it asks for, such that all tiles ask for a
+        whole column block: a divisor of the depth; 0 where there is none.
+        """
+        depth = self.op.depth
+        if not isinstance(depth, int):
+            return 0
+        most = min(FAR, self.tiles * LINE // (self.op.nr * self.dtype.itemsize))
+        return next((n for n in range(most, most // 2, -1) if n > 1 and depth % n == 0), 0)
 
     def _open_guards(self) -> list[tuple[Dim, Dim]]:
         """The guards of A that may fail for some row and tap."""
@@ -151,8 +166,19 @@ class _Contract:
         base = self._substituted(self.b_offset, taps=[0] * len(op.taps), k=0, column=0)
         panel = gep(self.b, e.buffers[op.b], e.index.scalar(base), self.element)
         rows = _affine_rows(self) or _TableRows(self)
-        panel, *sums = rows.walk([panel, *sums])
-        return dict(zip(self.cells, sums, strict=True))
+        state = rows.walk([panel, self._next_block(panel), *sums])
+        return dict(zip(self.cells, state[2:], strict=True))
+
+    def _next_block(self, panel: Any) -> Any:
+        """Where the part of the next column block is that this tile asks for."""
+        if not self.every:
+            return panel
+        line = LINE // self.dtype.itemsize
+        steps = self.op.depth * prod(self.op.taps)
+        part, block = steps // self.every * line, steps * self.op.nr
+        tile = expr.floordiv(self.of(self.op.row0), self.op.mr)
+        at = block + expr.mod(tile, -(-block // part)) * part
+        return gep(self.b, panel, self.e.index.scalar(at), self.element)
 
     def _substituted(
         self, x: Dim, taps: Sequence[Dim] | None = None, k: Dim | None = None, column: Dim = 0
@@ -165,16 +191,34 @@ class _Contract:
         return expr.substitute(x, known)
 
     def depth(self, pointers: Sequence[Any], state: list[Any], depth: Dim) -> list[Any]:
-        """Adds ``depth`` steps from the given row addresses on; state is the panel and the sums.
+        """Adds ``depth`` steps from the given row addresses on; state is the panel, what to ask for
+        next, and the sums.
+        """
+        if not self.every or depth != self.op.depth:
+            return self._steps(pointers, state, depth)
+        b, memory = self.b, memory_type(self.op.a.dtype)
+        stride = self.e.index.scalar(self.a_step)
 
-        One step an iteration: LLVM would mix the steps of a longer body and run out of registers.
+        def some(k: Any, state: list[Any]) -> list[Any]:
+            panel, following, *sums = state
+            self._fetch(following)
+            following = gep(b, following, I64(LINE // self.dtype.itemsize), self.element)
+            at = k if self.a_step == 1 else b.mul(k, stride)
+            moved = [gep(b, p, at, memory) for p in pointers]
+            return self._steps(moved, [panel, following, *sums], self.every)
+
+        return self.e.loop(0, depth, self.every, state, some)
+
+    def _steps(self, pointers: Sequence[Any], state: list[Any], depth: Dim) -> list[Any]:
+        """One step an iteration: LLVM would mix the steps of a longer body and run out of
+        registers.
         """
         b, e = self.b, self.e
         stride = e.index.scalar(self.a_step)
         memory, wide = memory_type(self.op.a.dtype), vector(self.element, self.lanes)
 
         def step(k: Any, state: list[Any]) -> list[Any]:
-            panel, *sums = state
+            panel, following, *sums = state
             at = k if self.a_step == 1 else b.mul(k, stride)
             columns = [
                 b.load(
@@ -184,8 +228,10 @@ class _Contract:
                 )
                 for j in range(self.vectors)
             ]
-            if self.ahead:
-                self._prefetch(panel)
+            if self.soon:
+                for column in range(0, self.op.nr, LINE // self.dtype.itemsize):
+                    ahead = I64(PREFETCH // self.dtype.itemsize + column)
+                    self._fetch(gep(b, panel, ahead, self.element))
             out = []
             for i, pointer in enumerate(pointers):
                 raw = b.load(
@@ -194,18 +240,14 @@ class _Contract:
                 x = splat(b, self._widened(raw), self.lanes)
                 for j, column in enumerate(columns):
                     out.append(self._fma(x, column, sums[i * self.vectors + j]))
-            return [gep(b, panel, I64(self.op.nr), self.element), *out]
+            return [gep(b, panel, I64(self.op.nr), self.element), following, *out]
 
         return e.loop(0, depth if isinstance(depth, int) else e.index.scalar(depth), 1, state, step)
 
-    def _prefetch(self, panel: Any) -> None:
-        """Asks for the lines of B that are needed some steps later."""
-        b = self.b
-        fetch = declare(b.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
-        line = LINE // self.dtype.itemsize
-        for column in range(0, self.op.nr, line):
-            at = I64(self.ahead // self.dtype.itemsize + column)
-            b.call(fetch, [gep(b, panel, at, self.element), I32(0), I32(3), I32(1)])
+    def _fetch(self, address: Any) -> None:
+        """Asks for a line of B: into the L1 cache if it is needed soon, else into L2."""
+        fetch = declare(self.b.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
+        self.b.call(fetch, [address, I32(0), I32(3 if self.soon else 2), I32(1)])
 
     def _widened(self, raw: Any) -> Any:
         prims = self.e.prims
