@@ -81,7 +81,7 @@ class Resize(OpDef, name="nn.resize"):
     the attribute ``nearest`` says; ``linear`` and ``cubic`` weight 2 and 4 neighbours (cubic
     convolution with parameter ``cubic_a``: Keys, 1981). Positions outside read the nearest element;
     with ``exclude_outside`` they have weight 0 in the cubic mode and the other weights are scaled
-    up. 16-bit floats are computed in f32.
+    up. A neighbour of weight 0 does not count, whatever it is. 16-bit floats are computed in f32.
 
     (C1) shape has the rank of x.
     (C2) scales is empty or has a positive entry a dimension.
@@ -163,7 +163,8 @@ class Resize(OpDef, name="nn.resize"):
                 at = np.clip(position, 0, x.shape[d] - 1).astype(np.int64)
                 part = np.take(y, at, d)
                 if weight is not None:
-                    part = part * weight.astype(part.dtype).reshape(column)
+                    w = weight.astype(part.dtype).reshape(column)
+                    part = np.where(w != 0, part * w, 0).astype(part.dtype)
                 total = part if total is None else total + part
             y = total
         return np.ascontiguousarray(y.astype(x.dtype))
@@ -188,7 +189,8 @@ class Resize(OpDef, name="nn.resize"):
             for position, weight in places[len(source)]:
                 part = interpolate((*source, position))
                 if weight is not None:
-                    part = b.mul(part, b.cast(weight, acc))
+                    w, zero = b.cast(weight, acc), b.const(0, acc)
+                    part = b.select(b.ne(w, zero), b.mul(part, w), zero)
                 total = part if total is None else b.add(total, part)
             assert total is not None
             return total

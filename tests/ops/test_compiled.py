@@ -10,7 +10,7 @@ from graphs import close, lower, one_op, types_of
 from native import NativeProgram, same_bits
 
 from pjit.backends.llvm.target import machine, runs_here
-from pjit.ir import ops  # noqa: F401  (registers the operators)
+from pjit.ir import expr, ops, tensor  # noqa: F401  (ops registers the operators)
 from pjit.ir.opdef import operators
 from pjit.ir.types import f32
 
@@ -36,6 +36,17 @@ def test_other_instruction_sets(cls, target):
     if not runs_here(other):
         pytest.skip(f"this machine cannot run {target}")
     _check(cls, f32, other)
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_a_size_that_stays_as_it_is_keeps_values_that_are_not_finite(mode):
+    """As where that is known before the call: a neighbour of weight 0 does not count."""
+    target = machine("host", threads=1)
+    rows = tensor(f32, expr.sym("N"), 3)
+    module = lower(one_op("nn.resize", [rows], {"shape": (4, 3), "mode": mode}), target)
+    x = np.array([[1, np.nan, 2], [np.inf, 3, 4], [5, -np.inf, 6], [7, 8, np.nan]], np.float32)
+    (got,) = NativeProgram(module, target)(x)
+    np.testing.assert_array_equal(got, x)
 
 
 def _check(cls, dt, target):
