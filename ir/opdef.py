@@ -124,6 +124,11 @@ class Signature:
             return None
         return len(self.operands)
 
+    @functools.cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The names of the attributes, in order, and their defaults."""
+        return {a.name: a.default for a in self.attrs}
+
     def spec(self, at: int) -> operand:
         """The declaration of operand ``at``."""
         return self.operands[min(at, len(self.operands) - 1)]
@@ -365,15 +370,18 @@ def infer_types(
 
 def complete_attrs(cls: type[Op], attrs: dict[str, Any]) -> dict[str, Any]:
     """Adds defaults, makes lists tuples, and refuses unknown and missing attributes."""
+    known = cls.signature.defaults
+    if not attrs.keys() <= known.keys():
+        unknown = ", ".join(sorted(attrs.keys() - known.keys()))
+        raise ConstraintError(
+            f"{cls.op_name} has no attribute {unknown}", expected=", ".join(known)
+        )
     out = {}
-    for a in cls.signature.attrs:
-        value = attrs.get(a.name, a.default)
+    for name, default in known.items():
+        value = attrs.get(name, default)
         if value is REQUIRED:
-            raise ConstraintError(f"{cls.op_name} needs the attribute {a.name!r}")
-        out[a.name] = _plain(value)
-    if unknown := attrs.keys() - out.keys():
-        text = f"{cls.op_name} has no attribute {', '.join(sorted(unknown))}"
-        raise ConstraintError(text, expected=", ".join(out))
+            raise ConstraintError(f"{cls.op_name} needs the attribute {name!r}")
+        out[name] = _plain(value)
     return out
 
 

@@ -201,7 +201,7 @@ class _Lowering:
         if kernel is None:
             name = f"k{len(self.known)}_{_label(op)}"
             kernel = lower_group(op, name, constants, self.machine, bounds)
-            same = structure(kernel.body), tuple(kernel.attrs["symbols"])
+            same = structure(kernel.body, {}), tuple(kernel.attrs["symbols"])
             if same not in self.known:
                 self.known[same] = kernel
                 self.module.add(kernel)
@@ -258,7 +258,7 @@ def _label(fused: Fused) -> str:
     return "_".join(dict.fromkeys(heavy + names[-2:])) or "copy"
 
 
-def structure(body: Block, constants: Mapping[str, np.ndarray] = {}) -> Any:
+def structure(body: Block, constants: Mapping[str, np.ndarray]) -> Any:
     """A key that is equal for blocks that differ in names and locations only.
 
     Args:
@@ -279,9 +279,10 @@ def structure(body: Block, constants: Mapping[str, np.ndarray] = {}) -> Any:
         regions = tuple(block(r) for r in op.regions)
         outputs = tuple((number(r), r.type) for r in op.results)
         attrs = tuple(sorted((k, v) for k, v in op.attrs.items() if k != "what"))
-        held = constants[op.value] if isinstance(op, Const) else None
-        value = held.tobytes() if held is not None and held.size == 1 else repr(attrs)
-        return op.op_name, inputs, value, regions, outputs
+        if isinstance(op, Const):
+            return op.op_name, constants[op.value].tobytes(), outputs
+        # The text tells 1 from 1.0, the values a size of at least 0 from one of at least 1.
+        return op.op_name, inputs, repr(attrs), attrs, regions, outputs
 
     return block(body)
 

@@ -136,21 +136,22 @@ def _gelu_input(m: Match) -> Value | None:
     (Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016.)
     """
     result = m.root.result
-    factors = _factors(result, 2)
-    halves = [v for v in factors if m.uniform(v) == 0.5]
+    factors = _factors(result, 2) if result.dtype in (f32, f64) else []
     sums = [v for v in factors if isinstance(v.owner, Add) and isinstance(_left(v).owner, Erf)]
-    if len(factors) != 3 or not halves or not sums or result.dtype not in (f32, f64):
+    if len(factors) != 3 or not sums:
         return None
-    one = sums[0].owner.operands[1]
-    scaled = _left(_left(sums[0]))
-    if m.uniform(one) != 1 or not isinstance(scaled.owner, Mul | Div):
+    factors.remove(sums[0])
+    scaled, one = _left(_left(sums[0])).owner, sums[0].owner.operands[1]  # type: ignore[union-attr]
+    if not isinstance(scaled, Mul | Div) or scaled.operands[0] not in factors:
         return None
-    x, scale = scaled.owner.operands
-    wanted = 0.5**0.5 if isinstance(scaled.owner, Mul) else 2**0.5
+    x, scale = scaled.operands
+    factors.remove(x)
+    wanted = 0.5**0.5 if isinstance(scaled, Mul) else 2**0.5
     found = m.uniform(scale)
     if found is None or abs(found / wanted - 1) > np.finfo(result.dtype.numpy).eps:
         return None
-    return x if x in factors and x.type == result.type else None
+    known = m.uniform(one) == 1 and m.uniform(factors[0]) == 0.5
+    return x if known and x.type == result.type else None
 
 
 def _left(v: Value) -> Value:

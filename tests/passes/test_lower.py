@@ -8,6 +8,7 @@ from graphs import close, graph, lower, run_kernels, types_of
 
 from pjit.ir import expr, ops
 from pjit.ir.interp import interpret
+from pjit.ir.target import Machine
 from pjit.ir.types import f32, tensor
 from pjit.ir.verify import verify
 
@@ -141,6 +142,49 @@ def test_equal_groups_share_a_kernel():
 
     module = lower(graph(build, types_of([random(4, 16)])))
     assert len([f for f in module.functions.values() if f.level == "kernel"]) == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_groups_whose_sizes_have_other_ranges_have_kernels_of_their_own(order):
+    """A start of at least 1 never reads the padding in front, one of at least 0 may."""
+    n, m = expr.sym("N"), expr.sym("M")
+
+    def build(b, x, y):
+        def part(start):
+            padded = b(ops.Pad, x, low=(1,), high=(1,), value=7.0)
+            return b(ops.Slice, padded, starts=(start,), sizes=(3,), steps=(1,))
+
+        return [part(start) for start in (m, m // 2)[::order]]
+
+    x, y = random(10), random(1)
+    module = lower(graph(build, [tensor(f32, n), tensor(f32, m)]))
+    padded = np.pad(x, 1, constant_values=7)
+    want = [padded[1:4], padded[:3]][::order]
+    np.testing.assert_array_equal(run_kernels(module, x, y), want)
+    assert len([f for f in module.functions.values() if f.level == "kernel"]) == 2
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [17, "W"])
+def test_long_rows_of_windows_are_walked_in_pieces(dims, stride, width):
+    """With a small cache: of 8 pixels."""
+    machine = Machine("small", l1=1024)
+    geometry = {"strides": (stride,) * dims, "pads": (1,) * 2 * dims, "dilations": (1,) * dims}
+
+    def build(b, x):
+        kernel = {"kernel": (3,) * dims, "channels_last": True}
+        pooled = b(ops.MaxPool, x, **geometry, **kernel)
+        return [pooled, b(ops.Depthwise, x, b.constant(weights), **geometry)]
+
+    weights = random(*(3,) * dims, 4)
+    size = expr.sym(width) if isinstance(width, str) else width
+    module = lower(graph(build, [tensor(f32, 2, *(2,) * (dims - 1), size, 4)]), machine)
+    for w in (17, 40) if isinstance(width, str) else (width,):
+        x = random(2, *(2,) * (dims - 1), w, 4)
+        want = interpret(graph(build, types_of([x])), x)
+        for got, expected in zip(run_kernels(module, x), want, strict=True):
+            assert close(got, expected, 3e-6)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
