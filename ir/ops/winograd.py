@@ -211,6 +211,7 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
         sample((2, 5, 6, 18), size=2, pads=(1, 1, 1, 1), dtypes=PACKED),
         sample((1, 3, 3, 4), size=2, pads=(0, 0, 0, 0), dtypes=(f32,)),
         sample((0, 6, 6, 4), size=4, pads=(0, 0, 0, 0), dtypes=(f32,)),
+        sample((1, 8, 8, 256), size=4, pads=(1, 1, 1, 1), dtypes=(f32,)),  # points 4096 bytes apart
     )
 
 
@@ -337,6 +338,7 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
     samples = (
         sample((36, 1, 2, 2, 5), size=4, shape=(8, 8), dtypes=PACKED),
         sample((36, 2, 1, 2, 3), size=4, shape=(3, 7), dtypes=(f32,)),
+        sample((36, 1, 2, 2, 256), size=4, shape=(8, 7), dtypes=(f32,)),  # points 4096 bytes apart
         sample((16, 2, 3, 2, 18), size=2, shape=(5, 4), dtypes=PACKED),
     )
 
