@@ -26,7 +26,8 @@ MOST_ROWS, MOST_POINTERS = 12, 10  # rows of a tile: a fixed distance apart, or 
 CACHE_PERIOD, CACHE_WAYS = 4096, 8  # addresses so many bytes apart share so many lines of L1
 LINE = 64  # bytes of a line of the caches
 FMA_LATENCY = 4
-SLACK = 0.5  # cycles more than the latency that must be under way, as loads do not come regularly
+SLACK = 0.5  # cycles more than the latency that must be under way where loads miss L1
+SCATTERED_ROW = 10  # cycles that a tile takes to find the address of a row
 STEP_COST = 0.3  # cycles of a step beside its arithmetic
 WINOGRAD_TILES = (2, 4)
 WINOGRAD_GAIN = 0.85  # the share of the direct convolution's time that is worth the lost accuracy
@@ -73,12 +74,12 @@ def tile_cycles(p: Product, mr: int, nv: int, machine: Machine) -> float:
         bandwidth = machine.l2_bytes_per_cycle
     else:
         bandwidth = machine.memory_bytes_per_cycle
-    latency = FMA_LATENCY + SLACK
+    latency = FMA_LATENCY + (SLACK if block > machine.l1 // 2 else 0)
     step = max(mr * nv / 2, (mr + nv) / 2, latency, nv * vector_bytes / bandwidth) + STEP_COST
     sets = math.gcd(guess(p.depth) * p.bits // 8, CACHE_PERIOD) / CACHE_PERIOD
     if not p.scattered and mr * sets > CACHE_WAYS:
         step *= 1.3  # the rows of A compete for the same lines
-    tile = depth * step + 3 * mr * nv + 20 + (4 * mr if p.scattered else 0)
+    tile = depth * step + 3 * mr * nv + 20 + (SCATTERED_ROW * mr if p.scattered else 0)
     tiles = -(-p.rows // mr) if isinstance(p.rows, int) else _many_tiles(p.rows, mr)
     blocks = -(-cols // (nv * machine.lanes(p.bits)))
     return tile * tiles * blocks
