@@ -127,7 +127,11 @@ def _one_choice(m: Match) -> bool | str:
 
 
 def _is_gelu(m: Match) -> bool | str:
-    return _gelu_input(m) is not None or "not x * (1 + erf(x / sqrt(2))) / 2"
+    x = _gelu_input(m)
+    if x is None:
+        return "not x * (1 + erf(x / sqrt(2))) / 2"
+    m.bound["x"] = x
+    return True
 
 
 def _gelu_input(m: Match) -> Value | None:
@@ -163,14 +167,14 @@ def _factors(product: Value, depth: int) -> list[Value]:
     owner = product.owner
     if not depth or not isinstance(owner, Mul):
         return [product]
-    found = []
+    found: list[Value] = []
     for x in owner.operands:
         found += _factors(x, depth - 1) if single_use(x) else [x]
     return found
 
 
 RULES = (
-    rule("gelu", op(Mul, ...), lambda b, m: b(Gelu, _gelu_input(m)), when=_is_gelu),
+    rule("gelu", op(Mul, ...), op(Gelu, p.x), when=_is_gelu),
     rule(
         "constant-right",
         op(COMMUTATIVE, const("c"), p.x),
