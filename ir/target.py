@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+LINE = 64  # bytes of a line of the caches
+
 
 @dataclass(frozen=True)
 class Machine:

@@ -24,7 +24,6 @@ MANY_ROWS = 1000  # rows that a symbolic number of rows counts as
 WIDTHS = (1, 2, 3, 4, 6, 8)  # vectors side by side in a register tile
 MOST_ROWS, MOST_POINTERS = 12, 10  # rows of a tile: a fixed distance apart, or each with an address
 CACHE_PERIOD, CACHE_WAYS = 4096, 8  # addresses so many bytes apart share so many lines of L1
-LINE = 64  # bytes of a line of the caches
 FMA_LATENCY = 4
 SLACK = 0.5  # cycles more than the latency that must be under way where loads miss L1
 SCATTERED_ROW = 10  # cycles that a tile takes to find the address of a row

@@ -11,7 +11,8 @@ from pjit.ir.expr import Dim
 from pjit.ir.loops import Guards
 from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.line import LineOp
-from pjit.passes.cost import CACHE_PERIOD, LINE
+from pjit.ir.target import LINE
+from pjit.passes.cost import CACHE_PERIOD
 from pjit.passes.lower import KernelBuild
 from pjit.passes.pull import GroupPuller, broadcast_index
 

@@ -8,8 +8,7 @@ from pjit.ir import expr, ops
 from pjit.ir.core import Op, Value
 from pjit.ir.expr import Dim, Expr, unflatten
 from pjit.ir.opdef import Elementwise
-from pjit.ir.target import Machine
-from pjit.passes.cost import LINE
+from pjit.ir.target import LINE, Machine
 from pjit.passes.lower import KernelBuild, merged_extents
 from pjit.passes.schedule import CHUNK, reads_windows, split_parallel
 

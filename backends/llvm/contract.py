@@ -47,6 +47,7 @@ from pjit.ir.core import Op
 from pjit.ir.errors import IRError
 from pjit.ir.expr import Dim
 from pjit.ir.loops import Contraction, Prim
+from pjit.ir.target import LINE
 
 if TYPE_CHECKING:
     from pjit.backends.llvm.emit import KernelEmitter
@@ -55,7 +56,6 @@ PREFETCH = 4096  # bytes ahead that B is asked for
 FEW_TILES = 12  # up to which each tile asks for what it needs soon, else for a part of what is next
 MANY_TILES = 32  # tiles of a symbolic number of rows
 FAR = 32  # steps between two requests at most
-LINE = 64  # bytes of a line of the caches
 ZEROS = 4096  # elements of the row of zeros: the depth is walked in pieces of this length
 INLINE_REGION = 12  # cost of a region that is repeated for each vector of the tile
 _COSTLY = 25  # the cost of a primitive that is a polynomial
