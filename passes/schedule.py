@@ -125,11 +125,12 @@ def tile_order(p: Product, mr: int, machine: Machine) -> tuple[str, int]:
     """Which operand stays in the L2 cache while the other passes, and row tiles in one iteration.
 
     ``rows``: all of B stays, and a tile of rows goes along it. ``columns``: a column block of B
-    stays, and all rows pass; then B, the larger one, comes from memory once.
+    stays, and all rows pass; then B, the larger one, comes from memory once. Rows that fit into L1
+    pass at no cost.
     """
-    whole = guess(p.depth) * guess(p.cols) * p.bits // 8
+    a, b = (guess(p.depth) * guess(n) * p.bits // 8 for n in (p.rows, p.cols))
     tiles = -(-guess(p.rows) // mr)
-    if whole <= machine.l2 // 2:
+    if b <= machine.l2 // 2 and a > machine.l1:
         shared = tiles // 64 if isinstance(p.rows, int) else TILE_CHUNK
         return "rows", max(1, min(shared, TILE_CHUNK))
     return "columns", max(1, min(tiles, TILE_CHUNK))

@@ -9,7 +9,7 @@ distance apart. Otherwise (convolutions) a table on the stack holds the address 
 computed with one row in each lane; where a guard does not hold it is that of a row of zeros.
 
 Where B comes from beyond the L2 cache, the tiles that share a column block of it ask for the block
-that comes next, each for a part. A few tiles ask for what they need a little later themselves.
+that comes next, each for a part.
 
 A tile at the end is moved back so that it has all its rows; the region runs for its own rows only.
 """
@@ -52,8 +52,6 @@ from pjit.ir.target import LINE
 if TYPE_CHECKING:
     from pjit.backends.llvm.emit import KernelEmitter
 
-PREFETCH = 4096  # bytes ahead that B is asked for
-FEW_TILES = 12  # up to which each tile asks for what it needs soon, else for a part of what is next
 MANY_TILES = 32  # tiles of a symbolic number of rows
 FAR = 32  # steps between two requests at most
 ZEROS = 4096  # elements of the row of zeros: the depth is walked in pieces of this length
@@ -92,8 +90,7 @@ class _Contract:
         self.tap_names = [f"#t{i}" for i in range(len(op.taps))]
         self.a_step = self._coefficient(self.a_offset, "#k")
         self.tiles = -(-self.total // self.mr) if isinstance(self.total, int) else MANY_TILES
-        self.soon = self._waits_for_b() and 1 < self.tiles <= FEW_TILES
-        self.every = self._steps_a_line() if self._waits_for_b() and not self.soon else 0
+        self.every, self.lines = self._requests() if self._waits_for_b() else (0, 0)
         self.guards = self._open_guards()
 
     def emit(self) -> None:
@@ -113,15 +110,18 @@ class _Contract:
         loading = machine.vector_bits // 8 / machine.l2_bytes_per_cycle
         return size > machine.l2 or (size > machine.l2 // 4 and self.mr / 2 < loading)
 
-    def _steps_a_line(self) -> int:
-        """How many steps a tile makes for each line that it asks for, such that all tiles ask for a
-        whole column block: a divisor of the depth; 0 where there is none.
+    def _requests(self) -> tuple[int, int]:
+        """After how many steps, a divisor of the depth, a tile asks for how many lines of B, such
+        that all tiles ask for a whole column block; (0, 0) where it does not ask.
         """
-        depth = self.op.depth
+        depth, row = self.op.depth, self.op.nr * self.dtype.itemsize
         if not isinstance(depth, int):
-            return 0
-        most = min(FAR, self.tiles * LINE // (self.op.nr * self.dtype.itemsize))
-        return next((n for n in range(most, most // 2, -1) if n > 1 and depth % n == 0), 0)
+            return 0, 0
+        most = min(FAR, self.tiles * LINE // row)
+        if most < 2:
+            return 1, -(-row // (self.tiles * LINE))
+        every = next((n for n in range(most, most // 2, -1) if n > 1 and depth % n == 0), 0)
+        return every, int(every > 0)
 
     def _open_guards(self) -> list[tuple[Dim, Dim]]:
         """The guards of A that may fail for some row and tap."""
@@ -175,7 +175,7 @@ class _Contract:
             return panel
         line = LINE // self.dtype.itemsize
         steps = self.op.depth * prod(self.op.taps)
-        part, block = steps // self.every * line, steps * self.op.nr
+        part, block = steps // self.every * self.lines * line, steps * self.op.nr
         tile = expr.floordiv(self.of(self.op.row0), self.op.mr)
         at = block + expr.mod(tile, -(-block // part)) * part
         return gep(self.b, panel, self.e.index.scalar(at), self.element)
@@ -201,8 +201,9 @@ class _Contract:
 
         def some(k: Any, state: list[Any]) -> list[Any]:
             panel, following, *sums = state
-            self._fetch(following)
-            following = gep(b, following, I64(LINE // self.dtype.itemsize), self.element)
+            for _ in range(self.lines):
+                self._fetch(following)
+                following = gep(b, following, I64(LINE // self.dtype.itemsize), self.element)
             at = k if self.a_step == 1 else b.mul(k, stride)
             moved = [gep(b, p, at, memory) for p in pointers]
             return self._steps(moved, [panel, following, *sums], self.every)
@@ -228,10 +229,6 @@ class _Contract:
                 )
                 for j in range(self.vectors)
             ]
-            if self.soon:
-                for column in range(0, self.op.nr, LINE // self.dtype.itemsize):
-                    ahead = I64(PREFETCH // self.dtype.itemsize + column)
-                    self._fetch(gep(b, panel, ahead, self.element))
             out = []
             for i, pointer in enumerate(pointers):
                 raw = b.load(
@@ -245,9 +242,9 @@ class _Contract:
         return e.loop(0, depth if isinstance(depth, int) else e.index.scalar(depth), 1, state, step)
 
     def _fetch(self, address: Any) -> None:
-        """Asks for a line of B: into the L1 cache if it is needed soon, else into L2."""
+        """Asks for a line of B, into the L2 cache."""
         fetch = declare(self.b.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
-        self.b.call(fetch, [address, I32(0), I32(3 if self.soon else 2), I32(1)])
+        self.b.call(fetch, [address, I32(0), I32(2), I32(1)])
 
     def _widened(self, raw: Any) -> Any:
         prims = self.e.prims
