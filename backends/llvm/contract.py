@@ -36,6 +36,7 @@ from pjit.backends.llvm.lanes import (
     element_of,
     gep,
     intrinsic,
+    lanes_of,
     memory_type,
     splat,
     stack,
@@ -484,7 +485,7 @@ class _Finish:
                 if missing and i:
                     there = b.icmp_signed("<", I64(i), self.e.index.scalar(c.total))
                     mine = b.and_(mine, there)
-            values = [self.sums[i, j] for j in range(c.vectors)]
+            values = [(j * self.n, self.sums[i, j]) for j in range(c.vectors)]
             if mine is None:
                 self._row(c.first + i, col0, masked, values)
             else:
@@ -492,9 +493,13 @@ class _Finish:
                     self._row(c.first + i, col0, masked, values)
 
     def _looped(self, col0: Dim, masked: bool) -> None:
-        """Through memory, one row after the other."""
+        """Through memory, one row after the other; of two vectors at once a polynomial takes about
+        as long as of one, for its operations wait for each other.
+        """
         c, b, e = self.c, self.b, self.e
-        wide, nr = vector(c.element, self.n), self.op.nr
+        nr = self.op.nr
+        pairs = [(2 * j * self.n, 2 * self.n) for j in range(c.vectors // 2)]
+        parts = [*pairs, *([(nr - self.n, self.n)] if c.vectors % 2 else [])]
         with b.goto_entry_block():
             tile = stack(b, c.element, c.mr * nr)
         for (i, j), value in self.sums.items():
@@ -507,8 +512,15 @@ class _Finish:
         def row(i: Any, state: list[Any]) -> list[Any]:
             base = gep(b, tile, b.mul(i, I64(nr)), c.element)
             values = [
-                b.load(gep(b, base, I64(j * self.n), c.element), typ=wide, align=self._align())
-                for j in range(c.vectors)
+                (
+                    column,
+                    b.load(
+                        gep(b, base, I64(column), c.element),
+                        typ=vector(c.element, n),
+                        align=self._align(),
+                    ),
+                )
+                for column, n in parts
             ]
             at = e.index.fresh(i, 0, c.mr)
             first = c.first
@@ -521,15 +533,17 @@ class _Finish:
     def _align(self) -> int:
         return min(64, self.n * self.c.dtype.itemsize)
 
-    def _row(self, row: Dim, col0: Dim, masked: bool, values: list[Any]) -> None:
+    def _row(self, row: Dim, col0: Dim, masked: bool, values: list[tuple[int, Any]]) -> None:
+        """Runs the region on vectors of a row, each at its column of the tile."""
         c, e, op = self.c, self.e, self.op
         acc, *coordinates, column = op.regions[0].args
         e.exprs.update(zip(coordinates, c.coordinates(row), strict=True))
         saved = e.index.lane, e.memory.mask
-        for j, value in enumerate(values):
-            base = e.index.scalar(col0 + j * self.n)
+        for at, value in values:
+            n = lanes_of(value)
+            base = e.index.scalar(col0 + at)
             variable = e.index.fresh(base, 0, op.cols)
-            e.index.lane = Lane(self.n, str(variable) if self.n > 1 else None)
+            e.index.lane = Lane(n, str(variable) if n > 1 else None)
             if masked:
                 e.memory.mask = e.index.below(base, self._cols())
             e.exprs[column] = variable

@@ -38,6 +38,8 @@ import llvmlite.ir as llir
 
 from pjit.backends.llvm.vecmath_poly import F32, F64, TWO_OVER_PI_PARTS, Format
 
+LONG = 6  # coefficients of a polynomial that is worth splitting
+
 
 class Lanes:
     """A float value of one or more lanes with Python's arithmetic; numbers are splatted."""
@@ -154,8 +156,19 @@ class _Math:
             return x * y + z
         return self.intrinsic("fma", x, self.lift(y), self.lift(z))
 
+    def polynomial(self, x: Lanes, coefficients: Sequence[float]) -> Lanes:
+        """The polynomial with these coefficients, lowest power first.
+
+        The even and the odd powers of a long one are summed apart, which takes half as long: the
+        steps of Horner's scheme wait for each other.
+        """
+        if len(coefficients) < LONG or not self.has_fma:
+            return self.horner(x, coefficients)
+        even, odd = (self.horner(x * x, coefficients[i::2]) for i in (0, 1))
+        return self.fma(odd, x, even)
+
     def horner(self, x: Lanes, coefficients: Sequence[float]) -> Lanes:
-        """The polynomial with these coefficients, lowest power first."""
+        """The same by Horner's scheme."""
         acc = self.fma(x, coefficients[-1], coefficients[-2])
         for c in coefficients[-3::-1]:
             acc = self.fma(acc, x, c)
@@ -163,7 +176,7 @@ class _Math:
 
     def poly(self, name: str, x: Lanes) -> Lanes:
         """A fitted polynomial of this format."""
-        return self.horner(x, self.fmt.poly[name])
+        return self.polynomial(x, self.fmt.poly[name])
 
     def odd_poly(self, name: str, x: Lanes, z: Lanes) -> Lanes:
         """The sum x + x * z * p(z)."""
@@ -320,7 +333,8 @@ def _erf(m: _Math, x: Lanes) -> Lanes:
 def _normal_tail(m: _Math, a: Lanes) -> Lanes:
     """The normal distribution's integral up to -a, for a >= 0."""
     if m.fmt is F32:
-        t = m.maximum(-(a * m.poly("log2_tail", a)), float(1 - m.fmt.bias))
+        a = m.minimum(a, 10.48)  # t is -126 there, so that the result is 0
+        t = -(a * m.poly("log2_tail", a))
         n = t + m.fmt.round_magic
         r = t - (n - m.fmt.round_magic)
         return m.fma(r, m.poly("exp2", r), 1.0) * _pow2(m, m.bits(n), 0.5)
