@@ -4,9 +4,10 @@ The accumulators of ``mr`` rows and ``nr`` columns stay in vector registers over
 whole depth. Each step loads the ``nr`` consecutive elements of the packed operand B and multiplies
 them with one element of A per row, broadcast.
 
-Rows of A are addressed in one of two ways. Where the offset is affine in the row, they are a fixed
-distance apart. Otherwise (convolutions) a table on the stack holds the address of each (tap, row),
-computed with one row in each lane; where a guard does not hold it is that of a row of zeros.
+Rows of A are addressed in one of three ways. Where the offset is affine in the row, they are a
+fixed distance apart. Otherwise (convolutions) each has an address, computed with one row in each
+lane, and all are as far on for another tap. Where guards may fail, a table on the stack holds the
+address of each (tap, row), and that of a row of zeros where one does.
 
 Where B comes from beyond the L2 cache, the tiles that share a column block of it ask for the block
 that comes next, each for a part.
@@ -16,7 +17,8 @@ A tile at the end is moved back so that it has all its rows; the region runs for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -164,9 +166,9 @@ class _Contract:
         e, op = self.e, self.op
         zero = constant(self.element, 0.0, self.lanes)
         sums = [zero] * len(self.cells)
-        base = self._substituted(self.b_offset, taps=[0] * len(op.taps), k=0, column=0)
+        base = self.substituted(self.b_offset, taps=[0] * len(op.taps), k=0, column=0)
         panel = gep(self.b, e.buffers[op.b], e.index.scalar(base), self.element)
-        rows = _affine_rows(self) or _TableRows(self)
+        rows = _affine_rows(self) or _scattered_rows(self) or _TableRows(self)
         state = rows.walk([panel, self._next_block(panel), *sums])
         return dict(zip(self.cells, state[2:], strict=True))
 
@@ -181,7 +183,7 @@ class _Contract:
         at = block + expr.mod(tile, -(-block // part)) * part
         return gep(self.b, panel, self.e.index.scalar(at), self.element)
 
-    def _substituted(
+    def substituted(
         self, x: Dim, taps: Sequence[Dim] | None = None, k: Dim | None = None, column: Dim = 0
     ) -> Dim:
         known: dict[str, Dim] = {"#c": column}
@@ -291,7 +293,7 @@ class _AffineRows:
         offset = expr.substitute(c.a_offset, row)
 
         def tap(taps: Sequence[Dim], state: list[Any]) -> list[Any]:
-            start = e.index.scalar(c._substituted(offset, taps, 0))
+            start = e.index.scalar(c.substituted(offset, taps, 0))
             base = gep(b, e.buffers[op.a], start, memory)
             pointers = [gep(b, base, x, memory) for x in apart]
             return c.depth(pointers, state, op.depth)
@@ -336,12 +338,100 @@ def _for_taps(c: _Contract, body: Callable, state: list[Any]) -> list[Any]:
     return nest([], state)
 
 
-class _TableRows:
-    """Rows anywhere, by a table of the address of each (tap, row)."""
+class _Lanes:
+    """The rows of a tile, one in each lane of a vector."""
 
     def __init__(self, c: _Contract) -> None:
         self.c, self.b, self.e = c, c.b, c.e
         self.width = max(2, 1 << (c.mr - 1).bit_length())
+
+    def coordinates(self) -> dict[str, Dim]:
+        """The coordinates of the rows: symbols for vectors."""
+        c, e, b = self.c, self.e, self.b
+        n = self.width
+        first = [e.index.scalar(x) for x in c.coordinates(c.first)]
+        steps = [min(i, c.mr - 1) for i in range(n)]
+        ahead = ir.Constant(ir.VectorType(I32, n), steps)
+        if not isinstance(c.total, int):
+            last = e.index.scalar(expr.minimum(c.total - 1, c.mr))
+            ahead = intrinsic(b, "smin", ahead, splat(b, b.trunc(last, I32), n))
+        known: dict[str, Dim] = {}
+        for at in range(len(first) - 1, -1, -1):
+            x = b.add(splat(b, b.trunc(first[at], I32), n), ahead)
+            if at:
+                x, ahead = self._carry(x, c.op.rows[at])
+            wide = b.sext(x, vector(I64, n))
+            known[c.row_names[at]] = e.index.fresh(wide, 0, c.op.rows[at])
+        return known
+
+    def _carry(self, x: Any, extent: Dim) -> tuple[Any, Any]:
+        """What is left of coordinates within their extent, and how often it fits."""
+        c, e, b, n = self.c, self.e, self.b, self.width
+        size = splat(b, b.trunc(e.index.scalar(extent), I32), n)
+        if isinstance(extent, int) and extent >= c.mr:  # at most once
+            over = b.icmp_signed(">=", x, size)
+            return b.select(over, b.sub(x, size), x), b.zext(over, x.type)
+        if isinstance(extent, int):
+            times = b.udiv(x, size)
+        else:
+            wide = ir.VectorType(ir.DoubleType(), n)
+            times = b.fptosi(b.fdiv(b.sitofp(x, wide), b.sitofp(size, wide)), x.type)
+        return b.sub(x, b.mul(times, size)), times
+
+    def addresses(self, offset: Dim) -> Any:
+        """The addresses of the elements of A at an offset, as integers."""
+        c, e, b, n = self.c, self.e, self.b, self.width
+        base = b.ptrtoint(e.buffers[c.op.a], I64)
+        here = b.mul(e.index.lanes(offset), constant(I64, c.op.a.dtype.itemsize, n))
+        return b.add(here, splat(b, base, n))
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """While what is emitted has a value for each row."""
+        saved = self.e.index.lane
+        self.e.index.lane = Lane(self.width)
+        yield
+        self.e.index.lane = saved
+
+
+@dataclass
+class _ScatteredRows:
+    """Rows anywhere, each as far on for another tap: ``along``."""
+
+    c: _Contract
+    along: Dim
+
+    def walk(self, state: list[Any]) -> list[Any]:
+        c = self.c
+        e, b, rows = c.e, c.b, _Lanes(c)
+        memory = memory_type(c.op.a.dtype)
+        with rows.open():
+            start = c.substituted(c.a_offset - self.along, k=0)
+            starts = rows.addresses(expr.substitute(start, rows.coordinates()))
+        firsts = [b.inttoptr(b.extract_element(starts, I32(i)), PTR) for i in range(c.mr)]
+
+        def tap(taps: Sequence[Dim], state: list[Any]) -> list[Any]:
+            ahead = e.index.scalar(c.substituted(self.along, taps))
+            return c.depth([gep(b, p, ahead, memory) for p in firsts], state, c.op.depth)
+
+        return _for_taps(c, tap, state)
+
+
+def _scattered_rows(c: _Contract) -> _ScatteredRows | None:
+    """The rows by an address each, when nothing is guarded and the taps do not depend on rows."""
+    if c.guards:
+        return None
+    start = c.substituted(c.a_offset, [0] * len(c.op.taps))
+    along = c.a_offset - start
+    return None if expr.symbols(along) & {*c.row_names, "#k"} else _ScatteredRows(c, along)
+
+
+class _TableRows:
+    """Rows anywhere, by a table of the address of each (tap, row)."""
+
+    def __init__(self, c: _Contract) -> None:
+        self.c, self.b, self.e, self.rows = c, c.b, c.e, _Lanes(c)
+        self.width = self.rows.width
         self.taps = prod(c.op.taps)
         self.memory = memory_type(c.op.a.dtype)
         with self.b.goto_entry_block():
@@ -383,62 +473,23 @@ class _TableRows:
         """Computes the addresses, one row in each lane."""
         c, e, b = self.c, self.e, self.b
         n = self.width
-        saved = e.index.lane
-        rows = self._coordinates()
-        e.index.lane = Lane(n)
-        symbols = [e.index.fresh(x, 0, extent) for x, extent in zip(rows, c.op.rows, strict=True)]
-        known = dict(zip(c.row_names, symbols, strict=True))
-        offset = expr.substitute(c._substituted(c.a_offset, k=0), known)
-        guards = [tuple(expr.substitute(x, known) for x in guard) for guard in c.guards]
-        zeros = b.ptrtoint(self.zeros, I64)
-        base = b.ptrtoint(e.buffers[c.op.a], I64)
+        zeros = splat(b, b.ptrtoint(self.zeros, I64), n)
+        with self.rows.open():
+            known = self.rows.coordinates()
+            offset = expr.substitute(c.substituted(c.a_offset, k=0), known)
+            guards = [tuple(expr.substitute(x, known) for x in guard) for guard in c.guards]
 
-        def tap(taps: Sequence[Dim], state: list[Any]) -> list[Any]:
-            here = e.index.lanes(c._substituted(offset, taps=taps))
-            here = b.mul(here, constant(I64, c.op.a.dtype.itemsize, n))
-            here = b.add(here, splat(b, base, n))
-            inside = None
-            for x, bound in guards:
-                inside = both(b, inside, e.index.inside(c._substituted(x, taps=taps), bound))
-            if inside is not None:
-                here = b.select(splat(b, inside, n), here, splat(b, zeros, n))
-            b.store(here, state[0], align=64 if n >= 8 else 8 * n)
-            return [gep(b, state[0], I64(n), PTR)]
+            def tap(taps: Sequence[Dim], state: list[Any]) -> list[Any]:
+                here = self.rows.addresses(c.substituted(offset, taps=taps))
+                inside = None
+                for x, bound in guards:
+                    inside = both(b, inside, e.index.inside(c.substituted(x, taps=taps), bound))
+                if inside is not None:
+                    here = b.select(splat(b, inside, n), here, zeros)
+                b.store(here, state[0], align=64 if n >= 8 else 8 * n)
+                return [gep(b, state[0], I64(n), PTR)]
 
-        _for_taps(c, tap, [self.table])
-        e.index.lane = saved
-
-    def _coordinates(self) -> list[Any]:
-        """The coordinates of the tile's rows: a vector for each dimension."""
-        c, e, b = self.c, self.e, self.b
-        n = self.width
-        first = [e.index.scalar(x) for x in c.coordinates(c.first)]
-        steps = [min(i, c.mr - 1) for i in range(n)]
-        ahead = ir.Constant(ir.VectorType(I32, n), steps)
-        if not isinstance(c.total, int):
-            last = e.index.scalar(expr.minimum(c.total - 1, c.mr))
-            ahead = intrinsic(b, "smin", ahead, splat(b, b.trunc(last, I32), n))
-        out: list[Any] = []
-        for at in range(len(first) - 1, -1, -1):
-            x = b.add(splat(b, b.trunc(first[at], I32), n), ahead)
-            if at:
-                x, ahead = self._carry(x, c.op.rows[at])
-            out.insert(0, b.sext(x, vector(I64, n)))
-        return out
-
-    def _carry(self, x: Any, extent: Dim) -> tuple[Any, Any]:
-        """What is left of coordinates within their extent, and how often it fits."""
-        c, e, b, n = self.c, self.e, self.b, self.width
-        size = splat(b, b.trunc(e.index.scalar(extent), I32), n)
-        if isinstance(extent, int) and extent >= c.mr:  # at most once
-            over = b.icmp_signed(">=", x, size)
-            return b.select(over, b.sub(x, size), x), b.zext(over, x.type)
-        if isinstance(extent, int):
-            times = b.udiv(x, size)
-        else:
-            wide = ir.VectorType(ir.DoubleType(), n)
-            times = b.fptosi(b.fdiv(b.sitofp(x, wide), b.sitofp(size, wide)), x.type)
-        return b.sub(x, b.mul(times, size)), times
+            _for_taps(c, tap, [self.table])
 
 
 class _Finish:

@@ -210,7 +210,13 @@ class Indexing:
         if isinstance(e, int):
             return constant(I64, e, n)
         total = None
-        for monomial, c in e.terms:
+        terms = e.terms
+        if n > 1:  # what all lanes share is summed once
+            terms = tuple(t for t in terms if self.varies(Expr((t,))))
+            shared = e - Expr(terms)
+            if shared != 0:
+                total = splat(self.b, self.scalar(shared), n)
+        for monomial, c in terms:
             term = None
             for a in monomial:
                 v = self._atom(a, n)
