@@ -289,6 +289,8 @@ class Contraction(KernelOp, name="k.contract"):
     the tile: contiguous, and all ``nr`` of them are always readable); its linear offset grows by
     the same step from each (tap, k) to the next in row-major order.
 
+    ``sharing`` tells how many tiles use the columns one after the other, which changes no result.
+
     The region gets the accumulated element, the row coordinates and the column, and stores the
     finished element; the accumulator has B's dtype, f32 or f64. The sum over k runs in order,
     with fused multiply-adds where the target has them.
@@ -303,6 +305,7 @@ class Contraction(KernelOp, name="k.contract"):
     cols = attr()
     mr = attr()
     nr = attr()
+    sharing = attr(1)
     row0 = attr()
     col0 = attr()
     a_map = attr()

@@ -14,13 +14,15 @@ from pjit.passes.lower import KernelBuild
 from pjit.passes.schedule import anchor_of
 from pjit.passes.tile_access import source_index
 
+MANY_TILES = 32  # of a symbolic number of rows
+
 
 def lower_tile(k: KernelBuild) -> None:
     """Parallel over the batch, chunks of row tiles and column blocks; in a chunk one tile after
     the other, or the smaller tiles of ``few`` rows when the call has too few rows for one.
 
-    A chunk's rows of A stay in the L2 cache while the column blocks pass; a column block of B
-    stays there while the chunk's tiles pass.
+    By rows, a chunk's rows of A stay in the L2 cache while the column blocks pass; by columns, a
+    column block of B stays there while all chunks pass.
     """
     anchor = anchor_of(k.fused)
     tile: Tile = anchor.tile()  # type: ignore[attr-defined]
@@ -32,6 +34,7 @@ def lower_tile(k: KernelBuild) -> None:
         assert a_source.op is not None
         a_source = a_source.op.operands[0]
     n, by_rows = len(tile.batch), k.fused.choice("order") == "rows"
+    sharing = chunk if by_rows else tiles if isinstance(tiles, int) else MANY_TILES
 
     def body(i: Sequence[Dim]) -> None:
         batch = i[:n]
@@ -47,6 +50,7 @@ def lower_tile(k: KernelBuild) -> None:
                 depth=tile.depth,
                 cols=tile.cols,
                 tile=(mr, nr),
+                sharing=sharing,
                 row0=(part * chunk + t) * mr,
                 col0=block * nr,
                 a_index=lambda r, t, d: source_index(

@@ -34,6 +34,7 @@ def lower_winograd(k: KernelBuild) -> None:
     values = k.b.scratch(first.type.dtype, (points, block, channels))
     products = k.b.scratch(first.type.dtype, (points, block, columns))
     weights = k.memory[product.operands[1]]
+    blocks, rows = -(-columns // nr), -(-block // mr)
 
     def run(i: Sequence[Dim]) -> None:
         start = i[0] * block
@@ -63,6 +64,7 @@ def lower_winograd(k: KernelBuild) -> None:
                 depth=channels,
                 cols=columns,
                 tile=(mr, nr),
+                sharing=rows,
                 row0=row * mr,
                 col0=column * nr,
                 a_index=lambda r, t, d: (p, r[0], d),
@@ -79,7 +81,6 @@ def lower_winograd(k: KernelBuild) -> None:
             last.line(writer, at)
 
         each(channels, transform)
-        blocks, rows = expr.ceildiv(columns, nr), expr.ceildiv(block, mr)
         k.b.loop(
             0,
             points,

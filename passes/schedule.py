@@ -19,6 +19,7 @@ from pjit.passes.cost import FMA_LATENCY, Product, guess, tile_rows, winograd_bl
 PARALLEL_TARGET = 64  # iterations of a parallel nest beyond which it is not split further
 MIN_WORK = 30_000  # element operations that are worth a second thread
 TILE_CHUNK = 4  # row tiles that one parallel iteration makes at most
+LONG_CHUNK = 32  # the same where its rows stay in a cache
 CHUNK = 4096  # elements of a flat loop that one parallel iteration handles
 
 
@@ -90,7 +91,7 @@ def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     _, sizes = contraction(fused)
     nv = max(1, nr // machine.lanes(sizes.bits))
     mr = -tile_rows(sizes, nv, machine)[1]
-    order, chunk = tile_order(sizes, mr, machine)
+    order, chunk = tile_order(sizes, mr, nr, machine)
     few = 0
     if not isinstance(sizes.rows, int) and not sizes.scattered:
         few = few_rows(nv, mr)
@@ -121,18 +122,27 @@ def winograd_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     return {"block": block, "mr": mr, "nr": nr}
 
 
-def tile_order(p: Product, mr: int, machine: Machine) -> tuple[str, int]:
-    """Which operand stays in the L2 cache while the other passes, and row tiles in one iteration.
+def tile_order(p: Product, mr: int, nr: int, machine: Machine) -> tuple[str, int]:
+    """What stays in the L2 cache while the other operand passes, and row tiles in one iteration.
 
-    ``rows``: all of B stays, and a tile of rows goes along it. ``columns``: a column block of B
-    stays, and all rows pass; then B, the larger one, comes from memory once. Rows that fit into L1
-    pass at no cost.
+    ``rows``: the rows of an iteration, and B passes. ``columns``: a column block of B, and all rows
+    pass; then B, which may come from memory, comes once.
+
+    Rows that fit into the cache pass at little cost, and so does a B that fits. Where neither does,
+    iterations have as many rows as do, if reading B for each takes less than all rows for each
+    column block.
     """
-    a, b = (guess(p.depth) * guess(n) * p.bits // 8 for n in (p.rows, p.cols))
+    row = guess(p.depth) * p.bits // 8
+    a, b = guess(p.rows) * row, guess(p.cols) * row
     tiles = -(-guess(p.rows) // mr)
-    if b <= machine.l2 // 2 and a > machine.l1:
+    if a > machine.l1 and b <= machine.l2 // 2:
         shared = tiles // 64 if isinstance(p.rows, int) else TILE_CHUNK
         return "rows", max(1, min(shared, TILE_CHUNK))
+    if isinstance(p.rows, int) and a + nr * row > machine.l2:
+        fitting = max(1, min(machine.l2 // 2 // (mr * row), LONG_CHUNK))
+        weights = b * -(-tiles // fitting) / machine.weights_bytes_per_cycle
+        if weights < a * -(-guess(p.cols) // nr) / machine.memory_bytes_per_cycle:
+            return "rows", fitting
     return "columns", max(1, min(tiles, TILE_CHUNK))
 
 

@@ -165,6 +165,12 @@ def gep(b: ir.IRBuilder, pointer: Any, index: Any, element: ir.Type) -> Any:
     return address
 
 
+def fetch(b: ir.IRBuilder, address: Any, level: int, write: bool = False) -> None:
+    """Asks for the line at an address, which need not exist: into the cache of a level."""
+    prefetch = declare(b.module, "llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
+    b.call(prefetch, [address, I32(int(write)), I32(4 - level), I32(1)])
+
+
 def masked_load(b: ir.IRBuilder, pointer: Any, mask: Any, otherwise: Any, align: int) -> Any:
     """Consecutive elements where a mask is set; other lanes are ``otherwise`` and not read."""
     t = otherwise.type

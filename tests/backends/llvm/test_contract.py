@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from native_kernel import NativeKernel
 
-from pjit.backends.llvm import contract
+from pjit.backends.llvm import contract_rows
 from pjit.backends.llvm.emit import emit_kernel
 from pjit.backends.llvm.module import emit_assembly, new_module
 from pjit.backends.llvm.target import LlvmMachine, machine
@@ -19,6 +21,7 @@ from pjit.ir.core import Function, Loc, Value
 from pjit.ir.expr import Dim
 from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
 from pjit.ir.ops.basic import Return
+from pjit.ir.target import LINE
 from pjit.ir.types import BufferType, DType, bf16, f16, f32, f64
 
 Epilogue = Callable[[ScalarBuilder, Value, Value, Value], Value]
@@ -50,6 +53,7 @@ class Problem:
     a_dtype: DType | None = None
     free: bool = False
     free_depth: bool = False
+    sharing: int = 1
     epilogue: Epilogue = plain
 
     @property
@@ -111,6 +115,7 @@ class Problem:
                 depth=depth,
                 cols=self.cols,
                 tile=self.tile,
+                sharing=self.sharing,
                 row0=t * mr,
                 col0=block * nr,
                 a_index=lambda r, t, k: (r[0], *position(r, t), k),
@@ -236,8 +241,67 @@ def test_one_by_one_convolution_has_rows_at_a_stride() -> None:
     assert "ptrtoint" not in str(module)
 
 
+class Asked:
+    """The addresses that a kernel asks for ahead of time, and whether to write there."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        signature = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int32] * 3)
+        self.callback = signature(lambda at, write, *_: self.seen.append((at, write)))
+
+    def native(self, kernel: Function, target: LlvmMachine) -> NativeKernel:
+        """The kernel with a call for each request."""
+        return NativeKernel(kernel, target, instead={"llvm.prefetch.p0": self.callback})
+
+    def lines(self, array: np.ndarray, write: bool = False) -> set[int]:
+        """The lines of an array that were asked for, counted from its start."""
+        ahead = [at - array.ctypes.data for at, w in self.seen if w == write]
+        return {x // LINE for x in ahead if 0 <= x < array.nbytes}
+
+
+def arrays_of(kernel: Function) -> list[np.ndarray]:
+    return [np.zeros(a.type.shape, a.type.dtype.numpy) for a in kernel.args]
+
+
+@pytest.mark.parametrize("tile", [(4, 16), (2, 48), (6, 8)])
+@pytest.mark.parametrize("tiles", [1, 2, 5, 40])
+@pytest.mark.parametrize("depth", [32, 48])
+def test_tiles_that_share_a_column_block_ask_for_the_next_one(
+    tile: tuple[int, int], tiles: int, depth: int
+) -> None:
+    mr, nr = tile
+    problem = Problem(tile, mr * tiles, depth=depth, cols=3 * nr, sharing=tiles)
+    kernel, asked = problem.build(), Asked()
+    arrays = arrays_of(kernel)
+    target = replace(machine("x86-64-v2"), l2=1 << 10)
+    asked.native(kernel, target)(arrays)
+    block = depth * nr * 4 // LINE
+    ahead = asked.lines(arrays[1])
+    assert ahead == (set(range(block, 3 * block)) if tiles > 1 else set())
+    asked = Asked()
+    asked.native(kernel, replace(target, l2=1 << 20))(arrays)
+    assert not asked.seen, "the cache holds all of it"
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_region_asks_for_its_rows_of_large_tensors(free: bool) -> None:
+    problem = Problem((4, 16), 3, (3, 7), 8, 40, (3, 3), pad=1, free=free, epilogue=costly)
+    kernel, asked = problem.build(), Asked()
+    sizes = {"B": 3}
+    arrays = [
+        np.zeros(expr.product(expr.substitute(d, sizes) for d in a.type.shape), np.float32)
+        for a in kernel.args
+    ]
+    asked.native(kernel, replace(machine("x86-64-v2"), l2=1 << 10))(arrays, sizes)
+    z, y = arrays[3:]
+    every = set(range(y.nbytes // LINE))
+    assert every <= asked.lines(z)
+    assert every <= asked.lines(y, write=True)
+    assert not asked.lines(arrays[2]), "all rows share the bias"
+
+
 def test_depth_beyond_the_row_of_zeros(native, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "ZEROS", 8)
+    monkeypatch.setattr(contract_rows, "ZEROS", 8)
     for depth in (7, 8, 21):
         for free_depth in (False, True):
             Problem((4, 16), 1, (4, 4), depth, 16, (3, 3), pad=1, free_depth=free_depth).check(

@@ -1,0 +1,44 @@
+"""The order of the tiles of a product: what stays in a cache while the rest passes."""
+
+from __future__ import annotations
+
+import pytest
+
+from pjit.ir import sym
+from pjit.ir.target import Machine
+from pjit.passes.cost import Product
+from pjit.passes.schedule import LONG_CHUNK, TILE_CHUNK, tile_order
+
+MACHINE = Machine("small", l1=32 << 10, l2=512 << 10)
+MR, NR = 6, 16
+
+
+def order(rows, depth, cols, mr=MR):
+    return tile_order(Product(rows, cols, depth), mr, NR, MACHINE)
+
+
+@pytest.mark.parametrize("rows", [3136, sym("N") * 196], ids=str)
+def test_a_small_right_operand_stays(rows):
+    assert order(rows, 64, 256) == ("rows", TILE_CHUNK)
+
+
+@pytest.mark.parametrize("cols", [64, 4096])
+def test_few_rows_pass_for_each_column_block(cols):
+    assert order(16, 256, cols) == ("columns", 3)
+
+
+def test_rows_that_fit_into_the_cache_pass_for_each_column_block():
+    assert order(128, 768, 3072) == ("columns", TILE_CHUNK)
+
+
+def test_of_two_large_operands_rows_stay_that_fit():
+    kind, chunk = order(6272, 256, 512)
+    assert kind == "rows"
+    assert TILE_CHUNK < chunk <= LONG_CHUNK
+    assert chunk * MR * 256 * 4 <= MACHINE.l2 // 2
+
+
+def test_large_weights_are_read_once():
+    """For a few rows at a time they would come from memory more often than the rows do now."""
+    assert order(196, 3072, 3072) == ("columns", TILE_CHUNK)
+    assert order(sym("N") * 196, 3072, 768)[0] == "columns", "the number of rows is not known"
