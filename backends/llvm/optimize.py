@@ -75,7 +75,13 @@ def write(stream: IO[bytes], *parts: bytes) -> None:
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answers requests until there are no more."""
+    """Answers requests until there are no more.
+
+    Without LLVM's reduction of the strength of loops, which takes two fifths of its time and makes
+    nothing faster: the emitters' loops count with few variables. This holds for a whole process, so
+    it is not asked for in one that belongs to somebody else.
+    """
+    llvm.set_option("pjit", "-disable-lsr")
     machines: dict[bytes, llvm.TargetMachine] = {}
     while target := read(requests):
         source = read(requests).decode()
