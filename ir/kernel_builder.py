@@ -316,6 +316,18 @@ class LineWriter(Puller, Protocol):
     def where(self, guards: Guards, body: Callable[[], object]) -> None:
         """Runs the body; where a guard does not hold it reads and writes nothing."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a line can keep the ``room`` values that its operator asks for in memory, so that
+        loops can share them; else variables are better.
+        """
+
+    def keep(self, i: Dim, value: Value) -> None:
+        """Keeps a value in place ``i`` of the room."""
+
+    def kept(self, i: Dim) -> Value:
+        """The value in place ``i``."""
+
 
 def kernel_function(
     name: str, buffers: Sequence[tuple[str, BufferType]], outputs: int, **attrs: Any

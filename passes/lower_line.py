@@ -16,6 +16,8 @@ from pjit.passes.cost import CACHE_PERIOD
 from pjit.passes.lower import KernelBuild
 from pjit.passes.pull import GroupPuller, broadcast_index
 
+ROOM_LANES = 16  # lanes of a vector loop at most, of those whose lines keep values
+
 
 def lower_line(k: KernelBuild) -> None:
     """Parallel over the lines; the last dimension is the vector unless it is walked."""
@@ -23,9 +25,12 @@ def lower_line(k: KernelBuild) -> None:
     epilogue = epilogue_of(k, op)
     lines = op.lines
     last_is_free = bool(lines) and op.type.rank - 1 not in op.walked
+    room = room_of(k, op) if last_is_free else None
 
     def one(at: Sequence[Dim]) -> None:
         writer = Writer(k, op.result, epilogue, vector=k.machine.simd and not last_is_free)
+        if room is not None:
+            writer.room = (room, at[-1])
         op.line(writer, tuple(at))  # type: ignore[attr-defined]
 
     if last_is_free:
@@ -47,6 +52,13 @@ def _vectors_at_once(k: KernelBuild, op: LineOp) -> int:
     return 1
 
 
+def room_of(k: KernelBuild, op: LineOp) -> Value | None:
+    """Memory for the values that a line keeps, where lanes are one thread."""
+    if not op.room or not k.machine.simd:
+        return None
+    return k.b.scratch(op.type.dtype, (op.room, ROOM_LANES))
+
+
 def epilogue_of(k: KernelBuild, op: Op) -> tuple[Elementwise, ...]:
     """The elementwise operations of the group that follow an operation."""
     body = k.fused.body.ops
@@ -62,8 +74,12 @@ class Writer(GroupPuller):
         epilogue: Operations that are applied to each element of it.
         store: Puts a finished element where it belongs; by default into the kernel's output.
         vector: Whether loops may be vectors: no loop around is one.
+
+    Attributes:
+        room: Memory for what a line keeps, and the index of its lane.
     """
 
+    room: tuple[Value, Dim] | None = None
     _guards: list[tuple[Dim, Dim]]
 
     def __init__(
@@ -155,6 +171,24 @@ class Writer(GroupPuller):
         """Runs the body under more guards."""
         with self._guarded_by([*self._guards, *guards]):
             body()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is memory for what a line keeps."""
+        return self.room is not None
+
+    def _place(self, i: Dim) -> tuple[Value, tuple[Dim, Dim]]:
+        assert self.room is not None
+        buffer, lane = self.room
+        return buffer, (i, expr.mod(lane, ROOM_LANES))
+
+    def keep(self, i: Dim, value: Value) -> None:
+        """Keeps a value in place ``i`` of the room."""
+        self.b.store(value, *self._place(i))
+
+    def kept(self, i: Dim) -> Value:
+        """The value in place ``i``."""
+        return self.b.load(*self._place(i))
 
     @contextmanager
     def _guarded_by(self, guards: list[tuple[Dim, Dim]]) -> Iterator[None]:

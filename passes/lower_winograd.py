@@ -13,7 +13,7 @@ from pjit.ir.core import Value
 from pjit.ir.expr import Dim, unflatten
 from pjit.ir.ops import MatmulPacked, WinogradInput, WinogradOutput
 from pjit.passes.lower import KernelBuild
-from pjit.passes.lower_line import Writer, epilogue_of
+from pjit.passes.lower_line import Writer, epilogue_of, room_of
 
 Index = tuple[Dim, ...]
 
@@ -34,7 +34,13 @@ def lower_winograd(k: KernelBuild) -> None:
     values = k.b.scratch(first.type.dtype, (points, block, channels))
     products = k.b.scratch(first.type.dtype, (points, block, columns))
     weights = k.memory[product.operands[1]]
+    rooms = {op: room_of(k, op) for op in (first, last)}
     blocks, rows = -(-columns // nr), -(-block // mr)
+
+    def line(op: WinogradInput | WinogradOutput, writer: Writer, at: Index) -> None:
+        room = rooms[op]
+        writer.room = None if room is None else (room, at[-1])
+        op.line(writer, at)
 
     def run(i: Sequence[Dim]) -> None:
         start = i[0] * block
@@ -53,7 +59,7 @@ def lower_winograd(k: KernelBuild) -> None:
             def store(value: Value, index: Index) -> None:
                 k.b.store(value, values, (index[0], t, index[-1]))
 
-            first.line(Writer(k, first.result, (), store), at)
+            line(first, Writer(k, first.result, (), store), at)
 
         def multiply(p: Dim, column: Dim, row: Dim) -> None:
             k.b.contract(
@@ -78,7 +84,7 @@ def lower_winograd(k: KernelBuild) -> None:
             writer.given[last.operands[0]] = lambda index: k.b.load(
                 products, (index[0], t, index[-1])
             )
-            last.line(writer, at)
+            line(last, writer, at)
 
         each(channels, transform)
         k.b.loop(

@@ -84,6 +84,11 @@ class LineOp(OpDef):
         return False
 
     @property
+    def room(self) -> int:
+        """How many values of its dtype a line may keep beside its variables."""
+        return 0
+
+    @property
     def walked(self) -> tuple[int, ...]:
         """The dimensions that a line runs along."""
         raise NotImplementedError

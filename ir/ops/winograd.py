@@ -31,7 +31,6 @@ from pjit.ir.types import TensorType, f32, f64
 PAIRS: dict[int, tuple[float, ...]] = {2: (1.0,), 4: (0.625, 1.5)}  # by tile size
 KERNEL = 3
 _CHANNELS_AT_ONCE = 32  # of the weights, so that what is computed in double precision stays small
-Line = Callable[[ScalarBuilder, Sequence[Value], int], list[Value]]  # a 1-D transform
 
 
 def points(size: int) -> tuple[float, ...]:
@@ -116,11 +115,34 @@ def _weighted_all(b: ScalarBuilder, row: np.ndarray, g: Sequence[Value]) -> Valu
 
 
 def _both_ways(
-    b: ScalarBuilder, line: Line, square: Sequence[Sequence[Value]], size: int
-) -> list[list[Value]]:
-    """A 1-D transform of the columns of a square, then of its rows."""
-    columns = [line(b, column, size) for column in zip(*square, strict=True)]
-    return [line(b, row, size) for row in zip(*columns, strict=True)]
+    k: LineWriter,
+    line: Callable[[Sequence[Value]], list[Value]],
+    extents: tuple[int, int],
+    read: Callable[[int, Dim], Value],
+    write: Callable[[Dim, list[Value]], None],
+) -> None:
+    """A 1-D transform of the columns of a square, then of its rows.
+
+    Args:
+        k: Where to build it.
+        line: The transform.
+        extents: The sides of the square and of its transform.
+        read: The element in a row and a column.
+        write: Takes a row of the transform.
+    """
+    n, count = extents
+    if not k.has_room:
+        columns = [line([read(y, x) for y in range(n)]) for x in range(n)]
+        for p, row in enumerate(zip(*columns, strict=True)):
+            write(p, line(row))
+        return
+
+    def column(x: Dim) -> None:
+        for p, value in enumerate(line([read(y, x) for y in range(n)])):
+            k.keep(p * n + x, value)
+
+    k.b.loop(0, n, column)
+    k.b.loop(0, count, lambda p: write(p, line([k.kept(p * n + x) for x in range(n)])))
 
 
 def _check_size(size: int) -> None:
@@ -189,21 +211,27 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
         """The points."""
         return (0,)
 
+    @property
+    def room(self) -> int:
+        """The transforms of the columns, where there are many."""
+        return (self.size + 2) ** 2 if self.size > 2 else 0
+
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
         """The values at the points of one window in one channel."""
         n, i, j, c = at
         _, height, width, _ = self.x.shape
-        ys = [i * self.size - self.pads[0] + y for y in range(self.size + 2)]
-        xs = [j * self.size - self.pads[1] + x for x in range(self.size + 2)]
+        top, left = i * self.size - self.pads[0], j * self.size - self.pads[1]
+        side = self.size + 2
 
-        def read(y: Dim, x: Dim) -> Value:
-            inside = ((y, height), (x, width))
-            return k.guarded(inside, lambda: k.read(self.x, (n, y, x, c)), 0.0)
+        def read(y: int, x: Dim) -> Value:
+            inside = ((top + y, height), (left + x, width))
+            return k.guarded(inside, lambda: k.read(self.x, (n, top + y, left + x, c)), 0.0)
 
-        window = [[read(y, x) for x in xs] for y in ys]
-        values = _both_ways(k.b, input_line, window, self.size)
-        for p, value in enumerate(v for row in values for v in row):
-            k.write((p, *at), value)
+        def write(p: Dim, values: list[Value]) -> None:
+            for q, value in enumerate(values):
+                k.write((p * side + q, *at), value)
+
+        _both_ways(k, lambda d: input_line(k.b, d, self.size), (side, side), read, write)
 
     samples = (
         sample((1, 8, 8, 5), size=4, pads=(1, 1, 1, 1), dtypes=PACKED),
@@ -255,11 +283,16 @@ class WinogradWeights(LineOp, name="nn.winograd_weights"):
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
         """The values at the points of one kernel."""
         c, o = at
-        taps = range(KERNEL)
-        kernel = [[k.b.cast(k.read(self.w, (o, c, y, x)), f64) for x in taps] for y in taps]
-        values = _both_ways(k.b, weights_line, kernel, self.size)
-        for p, value in enumerate(v for row in values for v in row):
-            k.write((p, *at), k.b.cast(value, self.w.dtype))
+        side = self.size + 2
+
+        def read(y: int, x: Dim) -> Value:
+            return k.b.cast(k.read(self.w, (o, c, y, x)), f64)
+
+        def write(p: Dim, values: list[Value]) -> None:
+            for q, value in enumerate(values):
+                k.write((p * side + q, *at), k.b.cast(value, self.w.dtype))
+
+        _both_ways(k, lambda g: weights_line(k.b, g, self.size), (KERNEL, side), read, write)
 
     samples = (
         sample((5, 6, 3, 3), size=4, dtypes=PACKED),
@@ -319,21 +352,31 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
         """The tiles, in every channel."""
         return tuple(self.m.shape[1:])
 
+    @property
+    def room(self) -> int:
+        """The transforms of the columns, where there are many."""
+        return self.size * (self.size + 2) if self.size > 2 else 0
+
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
         """The outputs of one tile in one channel."""
         n, i, j, c = at
         side = self.size + 2
-        square = [[k.read(self.m, (p * side + q, *at)) for q in range(side)] for p in range(side)]
-        values = _both_ways(k.b, output_line, square, self.size)
         height, width = self.attrs["shape"]
-        for dy, row in enumerate(values):
-            for dx, value in enumerate(row):
-                y, x = i * self.size + dy, j * self.size + dx
 
-                def write(index: tuple[Dim, ...] = (n, y, x, c), value: Value = value) -> None:
+        def read(p: int, q: Dim) -> Value:
+            return k.read(self.m, (p * side + q, *at))
+
+        def write(dy: Dim, values: list[Value]) -> None:
+            y = i * self.size + dy
+            for dx, value in enumerate(values):
+                x = j * self.size + dx
+
+                def one(index: tuple[Dim, ...] = (n, y, x, c), value: Value = value) -> None:
                     k.write(index, value)
 
-                k.where(((y, height), (x, width)), write)
+                k.where(((y, height), (x, width)), one)
+
+        _both_ways(k, lambda m: output_line(k.b, m, self.size), (side, self.size), read, write)
 
     samples = (
         sample((36, 1, 2, 2, 5), size=4, shape=(8, 8), dtypes=PACKED),
