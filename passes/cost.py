@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pjit.ir import expr
 from pjit.ir.core import Op
 from pjit.ir.expr import Dim, Expr
+from pjit.ir.ops.winograd_lines import side
 from pjit.ir.target import Machine
 
 SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
@@ -29,11 +30,12 @@ SLACK = 0.5  # cycles more than the latency that must be under way where loads m
 SCATTERED_ROW = 10  # cycles that a tile takes to find the address of a row
 STEP_COST = 0.3  # cycles of a step beside its arithmetic
 WINOGRAD_TILES = (2, 4)
-WINOGRAD_GAIN = 0.85  # the share of the direct convolution's time that is worth the lost accuracy
+WINOGRAD_GAIN = 0.9  # the share of the direct convolution's time that is worth the lost accuracy
 TRANSFORM_STEPS = (
     4  # cycles of a transform for one vector at one point, when memory does not bound it
 )
-WINOGRAD_TRAFFIC = 4  # how often what is between comes from memory and goes there
+WINOGRAD_TRAFFIC = 2  # how often what is between comes from memory and goes there
+WAITING = 0.25  # the share of the weights' time that products wait, though they ask ahead
 BLOCK_COUNT = 8  # blocks of tiles come in multiples of so many, for the threads
 WIDE_COST = 1.05  # cycles for many rows that a width for few rows may take more
 FEW_ROWS = 4  # below so many rows, packing an operand costs as much as the product
@@ -114,13 +116,18 @@ def tile_columns(p: Product, machine: Machine) -> int:
 def product_cycles(p: Product, machine: Machine, batch: int = 1) -> float:
     """Cycles of one core for a batch of products with the best tiles and constant weights."""
     cycles = batch * min(tile_rows(p, nv, machine)[0] for nv in WIDTHS)
-    weights = batch * guess(p.depth) * guess(p.cols) * p.bits // 8
-    return cycles + weights / machine.weights_bytes_per_cycle
+    return weighed(cycles, batch * guess(p.depth) * guess(p.cols) * p.bits // 8, machine)
+
+
+def weighed(cycles: float, weights: int, machine: Machine) -> float:
+    """Cycles of products whose weights, so many bytes, come from memory meanwhile."""
+    reading = weights / machine.weights_bytes_per_cycle
+    return max(cycles + WAITING * reading, reading)
 
 
 @dataclass(frozen=True)
 class Image:
-    """The sizes of a 3x3 convolution of stride 1, f32: outputs and channels.
+    """The sizes of a 3x3 convolution of stride 1 or 2, f32: outputs and channels.
 
     ``count`` is 1 for a symbolic batch: what pays for one image pays for more. A symbolic side
     counts as ``IMAGE_GUESS``.
@@ -131,31 +138,34 @@ class Image:
     width: int
     channels: int
     out_channels: int
+    stride: int = 1
 
 
-def planned_image(shape: tuple[Dim, ...], channels: Dim) -> Image:
+def planned_image(shape: tuple[Dim, ...], channels: Dim, stride: int) -> Image:
     """The sizes of a convolution for planning.
 
     Args:
         shape: Of the result, channels last.
         channels: Of the input.
+        stride: In both directions.
     """
     count, height, width, out = shape
     assert isinstance(channels, int)
     assert isinstance(out, int)
     sides = [d if isinstance(d, int) else IMAGE_GUESS for d in (height, width)]
-    return Image(count if isinstance(count, int) else 1, sides[0], sides[1], channels, out)
+    return Image(count if isinstance(count, int) else 1, sides[0], sides[1], channels, out, stride)
 
 
 def winograd_product(s: Image, tile: int) -> Product:
-    """One of the ``(tile+2)^2`` products that a convolution by tiles takes."""
+    """One of the products, for each pair of points, that a convolution by tiles takes."""
     tiles = s.count * -(-s.height // tile) * -(-s.width // tile)
     return Product(tiles, s.out_channels, s.channels)
 
 
 def winograd_image(first: Op, last: Op) -> Image:
     """The sizes of a convolution from its ``nn.winograd_input`` and ``nn.winograd_output``."""
-    return planned_image(last.results[0].shape, first.operands[0].shape[3])
+    shape, channels = last.results[0].shape, first.operands[0].shape[3]
+    return planned_image(shape, channels, first.attrs["stride"])
 
 
 def winograd_block(s: Image, tile: int, machine: Machine) -> int:
@@ -165,7 +175,7 @@ def winograd_block(s: Image, tile: int, machine: Machine) -> int:
     the weights again for each block costs more.
     """
     tiles = guess(winograd_product(s, tile).rows)
-    points = (tile + 2) ** 2
+    points = side(tile, s.stride) ** 2
     each = points * (s.channels + s.out_channels) * 4
     if tiles * each <= 2 * machine.l2 or not machine.scratch:
         return 0
@@ -180,17 +190,17 @@ def winograd_block(s: Image, tile: int, machine: Machine) -> int:
 def winograd_cycles(s: Image, tile: int, machine: Machine) -> float:
     """Cycles of one core for a convolution by tiles: products, transforms and their traffic."""
     product = winograd_product(s, tile)
-    tiles, points = guess(product.rows), (tile + 2) ** 2
+    tiles, points = guess(product.rows), side(tile, s.stride) ** 2
     vectors = sum(-(-c // machine.lanes(32)) for c in (s.channels, s.out_channels))
     arithmetic = tiles * vectors * points * TRANSFORM_STEPS
     block = winograd_block(s, tile, machine)
     if block:
         blocks = -(-tiles // block)
         weights = points * s.channels * s.out_channels * 4
-        products = blocks * product_cycles(replace(product, rows=block), machine, points)
-        again = (blocks - 1) * weights  # what later blocks find in a cache
-        saved = again / machine.weights_bytes_per_cycle - again / machine.l2_bytes_per_cycle
-        return products - saved + arithmetic
+        some = replace(product, rows=block)
+        products = blocks * points * min(tile_rows(some, nv, machine)[0] for nv in WIDTHS)
+        again = (blocks - 1) * weights / machine.l2_bytes_per_cycle  # later blocks' from a cache
+        return weighed(products, weights, machine) + again + arithmetic
     size = points * tiles * (s.channels + s.out_channels) * 4
     traffic = size / machine.l2_bytes_per_cycle
     if size > 2 * machine.l2:

@@ -152,12 +152,16 @@ def is_depthwise(op: Conv) -> bool:
 
 
 def suits_winograd(op: Conv) -> bool:
-    """Whether a convolution has 3x3 windows of stride 1 and constant weights, in f32."""
+    """Whether a convolution has 3x3 windows of stride 1, or 2 with static sizes, and constant
+    weights, in f32.
+    """
+    static = all(isinstance(d, int) for d in op.type.shape[2:])
     return (
         op.x.dtype == f32
         and op.groups == 1
         and tuple(op.w.shape[2:]) == (3, 3)
-        and max((*op.strides, *op.dilations)) == 1
+        and (tuple(op.strides) == (1, 1) or (tuple(op.strides) == (2, 2) and static))
+        and max(op.dilations) == 1
         and all(d != 0 for d in op.type.shape)
         and is_constant(op.w)
     )
@@ -166,7 +170,7 @@ def suits_winograd(op: Conv) -> bool:
 def image(op: Conv) -> Image:
     """The sizes of a convolution that suits Winograd's method."""
     n, out, *sides = op.type.shape
-    return planned_image((n, *sides, out), op.w.shape[1])
+    return planned_image((n, *sides, out), op.w.shape[1], op.strides[0])
 
 
 def wide(b: Builder, x: Value) -> Value:
@@ -256,13 +260,14 @@ def winograd_conv(op: Conv, b: Builder, tile: int, nr: int) -> Value:
     """A 3x3 convolution as products at the points of tiles, channels last."""
     _, out, *sides = op.type.shape
     x = permuted(b, op.x, to_last(4))
-    v = b(WinogradInput, x, size=tile, pads=op.pads)
+    method = {"size": tile, "stride": op.strides[0]}
+    v = b(WinogradInput, x, pads=op.pads, **method)
     points, *tiles, channels = v.shape
     v = b(Reshape, v, shape=(points, expr.product(tiles), channels))
-    w = b(Pack, b(WinogradWeights, op.w, size=tile), nr=nr)
+    w = b(Pack, b(WinogradWeights, op.w, **method), nr=nr)
     m = b(MatmulPacked, v, w, cols=out)
     m = b(Reshape, m, shape=(points, *tiles, out))
-    return b(WinogradOutput, m, size=tile, shape=tuple(sides))
+    return b(WinogradOutput, m, shape=tuple(sides), **method)
 
 
 def depthwise(op: Conv, b: Builder) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from pjit.ir import expr, ops
@@ -11,7 +12,7 @@ from pjit.ir.expr import Dim
 from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.program import Launch
 from pjit.ir.target import Limits, Machine
-from pjit.passes.cost import Image, Product, tile_cycles, winograd_cycles, winograd_image
+from pjit.passes.cost import Image, Product, tile_cycles, weighed, winograd_cycles, winograd_image
 from pjit.passes.schedule import contraction
 
 _MOVES = (ops.Const, ops.Reshape, ops.Broadcast, ops.Yield)
@@ -50,9 +51,7 @@ def problem(fused: Fused) -> tuple[tuple[str, Dim], ...]:
             for kind in (ops.WinogradInput, ops.WinogradOutput)
         )
         s = winograd_image(first, last)
-        sizes = (s.count, s.height, s.width, s.channels, s.out_channels)
-        names = ("count", "height", "width", "channels", "out_channels")
-        return (("tile", first.attrs["size"]), *zip(names, sizes, strict=True))
+        return (("tile", first.attrs["size"]), *asdict(s).items())
     return ()
 
 
@@ -94,8 +93,7 @@ def _tiles(
     )
     few, nv = choices["few"], max(1, choices["nr"] // machine.lanes(p.bits))
     mr = few if few and sizes["rows"] < choices["mr"] else choices["mr"]
-    cycles = sizes["batch"] * tile_cycles(p, mr, nv, machine)
-    return cycles + weights / machine.weights_bytes_per_cycle
+    return weighed(sizes["batch"] * tile_cycles(p, mr, nv, machine), weights, machine)
 
 
 def _known(d: Dim, values: Mapping[str, int]) -> int | None:

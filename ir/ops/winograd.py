@@ -1,20 +1,15 @@
-"""Convolution by short polynomial products (Winograd), for 3x3 windows of stride 1.
+"""Convolution by short polynomial products (Winograd), for 3x3 windows of stride 1 or 2.
 
-A tile of ``m x m`` outputs comes from ``(m+2)^2`` products instead of ``9*m^2``: the windows and
-the weights are evaluated at ``m+1`` points and infinity in each direction, multiplied, and
-interpolated. ``nn.winograd_input``, a batch of matrix products (one for each pair of points) and
-``nn.winograd_output`` make a convolution; ``nn.winograd_weights`` folds for a constant weight.
-
-The points are 0 and pairs ``+p, -p``, so that the values at a pair share an even and an odd part,
-and infinity. The usual points 0, 1, -1, 2, -2 lose more accuracy for m = 4 than these, whose
-coefficients are exact in f32 and whose products have magnitudes closer to each other (Barabasz et
-al., "Error analysis and improving the accuracy of Winograd convolution", 2018).
+A tile of ``m x m`` outputs comes from ``(m+2)^2`` products instead of ``9*m^2``, with stride 2 from
+``(2*m+1)^2``: the windows and the weights are evaluated at points in each direction, multiplied,
+and interpolated (``winograd_lines``). ``nn.winograd_input``, a batch of matrix products (one for
+each pair of points) and ``nn.winograd_output`` make a convolution; ``nn.winograd_weights`` folds
+for a constant weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 
 import numpy as np
 
@@ -22,96 +17,15 @@ from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim
-from pjit.ir.kernel_builder import LineWriter, ScalarBuilder
+from pjit.ir.kernel_builder import LineWriter
 from pjit.ir.opdef import attr, operand, same_dim, sample
 from pjit.ir.ops.linalg import PACKED
 from pjit.ir.ops.line import LineOp
+from pjit.ir.ops.winograd_lines import KERNEL, PAIRS, Lines, side
 from pjit.ir.types import TensorType, f32, f64
 
-PAIRS: dict[int, tuple[float, ...]] = {2: (1.0,), 4: (0.625, 1.5)}  # by tile size
-KERNEL = 3
 _CHANNELS_AT_ONCE = 32  # of the weights, so that what is computed in double precision stays small
-
-
-def points(size: int) -> tuple[float, ...]:
-    """The finite points, in the order of the results; infinity comes last."""
-    return (0.0, *(q for p in PAIRS[size] for q in (p, -p)))
-
-
-def _product_of_squares(size: int, without: float | None = None) -> list[float]:
-    """The coefficients, in powers of x^2, of the product of ``x^2 - p^2``."""
-    roots = [p * p for p in PAIRS[size] if p != without]
-    return [float(c) for c in np.poly(roots)[::-1]] if roots else [1.0]
-
-
-def matrices(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``A [tile, n]``, ``G [n, 3]`` and ``B [n, n]`` in f64, ``n = tile+2``.
-
-    The convolution of ``d [n]`` with ``g [3]`` is ``A @ ((G @ g) * (B @ d))``.
-    """
-    finite = points(size)
-    n = len(finite) + 1
-    a, g, b = np.zeros((size, n)), np.zeros((n, KERNEL)), np.zeros((n, n))
-    for i, p in enumerate(finite):
-        others = [q for q in finite if q != p]
-        a[:, i] = [p**j for j in range(size)]
-        g[i] = np.array([1, p, p * p]) / prod(p - q for q in others)
-        b[i, :-1] = np.poly(others)[::-1]
-    a[-1, -1] = g[-1, -1] = 1
-    b[-1] = np.poly(finite)[::-1]
-    return a, g, b
-
-
-def _weighted(b: ScalarBuilder, factors: Sequence[float], xs: Sequence[Value]) -> Value:
-    """The sum of ``factors * xs``, from the last to the first."""
-    total: Value | None = None
-    for c, x in reversed(list(zip(factors, xs, strict=True))):
-        if total is None:
-            total = x if c == 1 else b.mul(b.const(c, x), x)
-        else:
-            total = b.add(x, total) if c == 1 else b.fma(b.const(c, x), x, total)
-    assert total is not None
-    return total
-
-
-def _pair(b: ScalarBuilder, even: Value, odd: Value, p: float) -> list[Value]:
-    """``even + p*odd`` and ``even - p*odd``."""
-    if p == 1:
-        return [b.add(even, odd), b.sub(even, odd)]
-    return [b.fma(b.const(c, odd), odd, even) for c in (p, -p)]
-
-
-def input_line(b: ScalarBuilder, d: Sequence[Value], size: int) -> list[Value]:
-    """``B @ d``, 12 operations for tiles of 4."""
-    whole = _product_of_squares(size)
-    out = [_weighted(b, whole, d[0:-1:2])]
-    for p in PAIRS[size]:
-        rest = _product_of_squares(size, p)
-        out += _pair(b, _weighted(b, rest, d[2:-1:2]), _weighted(b, rest, d[1:-2:2]), p)
-    return [*out, _weighted(b, whole, d[1::2])]
-
-
-def output_line(b: ScalarBuilder, m: Sequence[Value], size: int) -> list[Value]:
-    """``A @ m``."""
-    pairs = PAIRS[size]
-    sums = [b.add(m[2 * i + 1], m[2 * i + 2]) for i in range(len(pairs))]
-    differences = [b.sub(m[2 * i + 1], m[2 * i + 2]) for i in range(len(pairs))]
-    out = []
-    for j in range(size):
-        y = _weighted(b, [p**j for p in pairs], differences if j % 2 else sums)
-        y = b.add(m[0], y) if j == 0 else y
-        out.append(b.add(y, m[-1]) if j == size - 1 else y)
-    return out
-
-
-def weights_line(b: ScalarBuilder, g: Sequence[Value], size: int) -> list[Value]:
-    """``G @ g``."""
-    return [_weighted_all(b, row, g) for row in matrices(size)[1]]
-
-
-def _weighted_all(b: ScalarBuilder, row: np.ndarray, g: Sequence[Value]) -> Value:
-    kept = [i for i, c in enumerate(row) if c]
-    return _weighted(b, [float(row[i]) for i in kept], [g[i] for i in kept])
+_ROOM_SIDE = 5  # of squares that are transformed by loops, which share code
 
 
 def _both_ways(
@@ -145,22 +59,23 @@ def _both_ways(
     k.b.loop(0, count, lambda p: write(p, line([k.kept(p * n + x) for x in range(n)])))
 
 
-def _check_size(size: int) -> None:
-    require(size in PAIRS, "(C1) size is 2 or 4", got=size)
+def _check_size(size: int, stride: int) -> None:
+    require((size, stride) in PAIRS, "(C1) size is 2 or 4, stride 1 or 2", got=(size, stride))
 
 
-def tiles_of(extent: Dim, pads: tuple[int, int], size: int) -> Dim:
+def tiles_of(extent: Dim, pads: tuple[int, int], size: int, stride: int) -> Dim:
     """How many tiles cover the outputs along a dimension."""
-    return expr.ceildiv(extent + sum(pads) - KERNEL + 1, size)
+    return expr.ceildiv(expr.floordiv(extent + sum(pads) - KERNEL, stride) + 1, size)
 
 
 class WinogradInput(LineOp, name="nn.winograd_input"):
     """The windows of the tiles at the points.
 
-    ``x`` is ``[N, H, W, C]``; the result is ``[(size+2)^2, N, tiles down, tiles across, C]``. Tile
-    ``(i, j)`` has the window from ``(i*size - top, j*size - left)`` on; x is zero outside.
+    ``x`` is ``[N, H, W, C]``; the result is ``[points, N, tiles down, tiles across, C]``. Tile
+    ``(i, j)`` has the window from ``(i*size*stride - top, j*size*stride - left)`` on; x is zero
+    outside.
 
-    (C1) size is 2 or 4.
+    (C1) size is 2 or 4, stride 1 or 2.
     (C2) x has a batch, two spatial dimensions and channels.
     (C3) pads has four entries of at least 0: top, left, bottom, right.
     (C4) A 3x3 window fits into the padded input.
@@ -168,13 +83,14 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
 
     x = operand(PACKED)
     size = attr(doc="outputs of a tile in each direction")
+    stride = attr(1)
     pads = attr()
     __slots__ = ()
 
     @staticmethod
-    def infer(x: TensorType, *, size: int, pads: tuple[int, ...]) -> TensorType:
+    def infer(x: TensorType, *, size: int, stride: int, pads: tuple[int, ...]) -> TensorType:
         """``[points, N, tiles down, tiles across, C]``."""
-        _check_size(size)
+        _check_size(size, stride)
         require(x.rank == 4, "(C2) x has four dimensions", got=x)
         require(len(pads) == 4 and min(pads) >= 0, "(C3) pads has four entries", got=pads)
         counts = []
@@ -185,24 +101,24 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
                 "(C4) the window fits into the padded input",
                 got=padded,
             )
-            counts.append(tiles_of(extent, (low, high), size))
-        return x.with_shape(((size + 2) ** 2, x.shape[0], *counts, x.shape[3]))
+            counts.append(tiles_of(extent, (low, high), size, stride))
+        return x.with_shape((side(size, stride) ** 2, x.shape[0], *counts, x.shape[3]))
 
     @staticmethod
-    def ref(x: np.ndarray, *, size: int, pads: tuple[int, ...]) -> np.ndarray:
+    def ref(x: np.ndarray, *, size: int, stride: int, pads: tuple[int, ...]) -> np.ndarray:
         """Pads, takes the windows and multiplies with the matrix of the points."""
-        n = size + 2
+        n, step = side(size, stride), size * stride
         down, across = (
-            tiles_of(s, (low, high), size)
+            tiles_of(s, (low, high), size, stride)
             for s, low, high in zip(x.shape[1:3], pads[:2], pads[2:], strict=True)
         )
-        covered = [int(tiles * size + 2) for tiles in (down, across)]  # type: ignore[arg-type]
+        covered = [int(tiles * step + n - step) for tiles in (down, across)]  # type: ignore[arg-type]
         padded = np.zeros((x.shape[0], *covered, x.shape[3]), np.float64)
         inside = padded[:, pads[0] :, pads[1] :]
         h, w = min(x.shape[1], inside.shape[1]), min(x.shape[2], inside.shape[2])
         inside[:, :h, :w] = x[:, :h, :w]
-        views = np.lib.stride_tricks.sliding_window_view(padded, (n, n), (1, 2))[:, ::size, ::size]
-        b = matrices(size)[2]
+        views = np.lib.stride_tricks.sliding_window_view(padded, (n, n), (1, 2))[:, ::step, ::step]
+        b = Lines(size, stride).matrices()[2]
         y = np.einsum("pi,qj,nhwcij->pqnhwc", b, b, views, optimize=True)
         return y.reshape(n * n, *y.shape[2:]).astype(x.dtype)
 
@@ -214,14 +130,15 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
     @property
     def room(self) -> int:
         """The transforms of the columns, where there are many."""
-        return (self.size + 2) ** 2 if self.size > 2 else 0
+        n = side(self.size, self.stride)
+        return n * n if n >= _ROOM_SIDE else 0
 
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
         """The values at the points of one window in one channel."""
         n, i, j, c = at
         _, height, width, _ = self.x.shape
-        top, left = i * self.size - self.pads[0], j * self.size - self.pads[1]
-        side = self.size + 2
+        lines, step = Lines(self.size, self.stride), self.size * self.stride
+        top, left = i * step - self.pads[0], j * step - self.pads[1]
 
         def read(y: int, x: Dim) -> Value:
             inside = ((top + y, height), (left + x, width))
@@ -229,9 +146,10 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
 
         def write(p: Dim, values: list[Value]) -> None:
             for q, value in enumerate(values):
-                k.write((p * side + q, *at), value)
+                k.write((p * lines.side + q, *at), value)
 
-        _both_ways(k, lambda d: input_line(k.b, d, self.size), (side, side), read, write)
+        extents = lines.side, lines.side
+        _both_ways(k, lambda d: lines.samples(k.b, d), extents, read, write)
 
     samples = (
         sample((1, 8, 8, 5), size=4, pads=(1, 1, 1, 1), dtypes=PACKED),
@@ -240,6 +158,8 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
         sample((1, 3, 3, 4), size=2, pads=(0, 0, 0, 0), dtypes=(f32,)),
         sample((0, 6, 6, 4), size=4, pads=(0, 0, 0, 0), dtypes=(f32,)),
         sample((1, 8, 8, 256), size=4, pads=(1, 1, 1, 1), dtypes=(f32,)),  # points 4096 bytes apart
+        sample((2, 9, 12, 5), size=2, stride=2, pads=(1, 1, 1, 1), dtypes=PACKED),
+        sample((1, 17, 15, 18), size=4, stride=2, pads=(1, 0, 0, 2), dtypes=PACKED),
     )
 
 
@@ -248,32 +168,33 @@ class WinogradWeights(LineOp, name="nn.winograd_weights"):
 
     Computed in f64 and rounded once.
 
-    (C1) size is 2 or 4.
+    (C1) size is 2 or 4, stride 1 or 2.
     (C2) w has output channels, input channels and a 3x3 kernel.
     """
 
     w = operand(PACKED)
     size = attr(doc="outputs of a tile in each direction")
+    stride = attr(1)
     __slots__ = ()
 
     @staticmethod
-    def infer(w: TensorType, *, size: int) -> TensorType:
+    def infer(w: TensorType, *, size: int, stride: int) -> TensorType:
         """``[points, C, O]``."""
-        _check_size(size)
+        _check_size(size, stride)
         require(w.rank == 4 and w.shape[2:] == (KERNEL, KERNEL), "(C2) w has a 3x3 kernel", got=w)
-        return w.with_shape(((size + 2) ** 2, w.shape[1], w.shape[0]))
+        return w.with_shape((side(size, stride) ** 2, w.shape[1], w.shape[0]))
 
     @staticmethod
-    def ref(w: np.ndarray, *, size: int) -> np.ndarray:
+    def ref(w: np.ndarray, *, size: int, stride: int) -> np.ndarray:
         """Multiplies with the matrix of the points from both sides."""
-        g = matrices(size)[1]
-        y = np.empty((size + 2, size + 2, w.shape[1], w.shape[0]), w.dtype)
+        g, n = Lines(size, stride).matrices()[1], side(size, stride)
+        y = np.empty((n, n, w.shape[1], w.shape[0]), w.dtype)
         for at in range(0, w.shape[0], _CHANNELS_AT_ONCE):
             some = w[at : at + _CHANNELS_AT_ONCE].astype(np.float64)
             rows = np.tensordot(g, some, (1, 2))  # [p, O, C, 3]
             both = np.tensordot(g, rows, (1, 3))  # [q, p, O, C]
             y[..., at : at + _CHANNELS_AT_ONCE] = both.transpose(1, 0, 3, 2)
-        return y.reshape((size + 2) ** 2, w.shape[1], w.shape[0])
+        return y.reshape(n * n, w.shape[1], w.shape[0])
 
     @property
     def walked(self) -> tuple[int, ...]:
@@ -283,44 +204,48 @@ class WinogradWeights(LineOp, name="nn.winograd_weights"):
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
         """The values at the points of one kernel."""
         c, o = at
-        side = self.size + 2
+        lines = Lines(self.size, self.stride)
 
         def read(y: int, x: Dim) -> Value:
             return k.b.cast(k.read(self.w, (o, c, y, x)), f64)
 
         def write(p: Dim, values: list[Value]) -> None:
             for q, value in enumerate(values):
-                k.write((p * side + q, *at), k.b.cast(value, self.w.dtype))
+                k.write((p * lines.side + q, *at), k.b.cast(value, self.w.dtype))
 
-        _both_ways(k, lambda g: weights_line(k.b, g, self.size), (KERNEL, side), read, write)
+        _both_ways(k, lambda g: lines.weights(k.b, g), (KERNEL, lines.side), read, write)
 
     samples = (
         sample((5, 6, 3, 3), size=4, dtypes=PACKED),
         sample((18, 3, 3, 3), size=2, dtypes=PACKED),
+        sample((5, 6, 3, 3), size=4, stride=2, dtypes=PACKED),
+        sample((3, 4, 3, 3), size=2, stride=2, dtypes=PACKED),
     )
 
 
 class WinogradOutput(LineOp, name="nn.winograd_output"):
     """The outputs of the tiles from their products at the points.
 
-    ``m`` is ``[(size+2)^2, N, tiles down, tiles across, O]``, the result is ``[N, *shape, O]``; of
+    ``m`` is ``[points, N, tiles down, tiles across, O]``, the result is ``[N, *shape, O]``; of
     tiles that reach beyond it the rest is left out.
 
-    (C1) size is 2 or 4.
-    (C2) m has (size+2)^2 points, a batch, two dimensions of tiles and channels.
+    (C1) size is 2 or 4, stride 1 or 2.
+    (C2) m has points, a batch, two dimensions of tiles and channels.
     (C3) The tiles cover the shape: ``ceil(size/size)`` of them along each dimension.
     """
 
     m = operand(PACKED)
     size = attr(doc="outputs of a tile in each direction")
+    stride = attr(1)
     shape = attr(doc="output height and width")
     __slots__ = ()
 
     @staticmethod
-    def infer(m: TensorType, *, size: int, shape: tuple[Dim, ...]) -> TensorType:
+    def infer(m: TensorType, *, size: int, stride: int, shape: tuple[Dim, ...]) -> TensorType:
         """``[N, height, width, O]``."""
-        _check_size(size)
-        require(m.rank == 5 and m.shape[0] == (size + 2) ** 2, "(C2) m has five dimensions", got=m)
+        _check_size(size, stride)
+        points = side(size, stride) ** 2
+        require(m.rank == 5 and m.shape[0] == points, "(C2) m has five dimensions", got=m)
         require(
             len(shape) == 2
             and all(
@@ -333,10 +258,9 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
         return m.with_shape((m.shape[1], *shape, m.shape[4]))
 
     @staticmethod
-    def ref(m: np.ndarray, *, size: int, shape: tuple[int, ...]) -> np.ndarray:
+    def ref(m: np.ndarray, *, size: int, stride: int, shape: tuple[int, ...]) -> np.ndarray:
         """Interpolates each tile and puts the tiles side by side."""
-        a = matrices(size)[0]
-        n = size + 2
+        a, n = Lines(size, stride).matrices()[0], side(size, stride)
         square = m.reshape(n, n, *m.shape[1:]).astype(np.float64)
         y = np.einsum("ip,jq,pqnhwc->nhiwjc", a, a, square, optimize=True)
         y = y.reshape(y.shape[0], y.shape[1] * size, y.shape[3] * size, y.shape[5])
@@ -355,16 +279,17 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
     @property
     def room(self) -> int:
         """The transforms of the columns, where there are many."""
-        return self.size * (self.size + 2) if self.size > 2 else 0
+        n = side(self.size, self.stride)
+        return self.size * n if n >= _ROOM_SIDE else 0
 
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
         """The outputs of one tile in one channel."""
         n, i, j, c = at
-        side = self.size + 2
+        lines = Lines(self.size, self.stride)
         height, width = self.attrs["shape"]
 
         def read(p: int, q: Dim) -> Value:
-            return k.read(self.m, (p * side + q, *at))
+            return k.read(self.m, (p * lines.side + q, *at))
 
         def write(dy: Dim, values: list[Value]) -> None:
             y = i * self.size + dy
@@ -376,13 +301,16 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
 
                 k.where(((y, height), (x, width)), one)
 
-        _both_ways(k, lambda m: output_line(k.b, m, self.size), (side, self.size), read, write)
+        extents = lines.side, self.size
+        _both_ways(k, lambda m: lines.outputs(k.b, m), extents, read, write)
 
     samples = (
         sample((36, 1, 2, 2, 5), size=4, shape=(8, 8), dtypes=PACKED),
         sample((36, 2, 1, 2, 3), size=4, shape=(3, 7), dtypes=(f32,)),
         sample((36, 1, 2, 2, 256), size=4, shape=(8, 7), dtypes=(f32,)),  # points 4096 bytes apart
         sample((16, 2, 3, 2, 18), size=2, shape=(5, 4), dtypes=PACKED),
+        sample((25, 2, 3, 2, 18), size=2, stride=2, shape=(5, 4), dtypes=PACKED),
+        sample((81, 1, 2, 1, 5), size=4, stride=2, shape=(7, 3), dtypes=PACKED),
     )
 
 
