@@ -56,6 +56,7 @@ def room_of(k: KernelBuild, op: LineOp) -> Value | None:
     """Memory for the values that a line keeps, where lanes are one thread."""
     if not op.room or not k.machine.simd:
         return None
+    assert k.machine.vector_bits <= ROOM_LANES * 32
     return k.b.scratch(op.type.dtype, (op.room, ROOM_LANES))
 
 

@@ -6,8 +6,8 @@ them with one element of A per row, broadcast.
 
 Rows of A are addressed in one of three ways. Where the offset is affine in the row, they are a
 fixed distance apart. Otherwise (convolutions) each has an address, computed with one row in each
-lane, and all are as far on for another tap. Where guards may fail, a table on the stack holds the
-address of each (tap, row), and that of a row of zeros where one does.
+lane, and another tap moves all by the same distance. Where guards may fail, a table on the stack
+holds the address of each (tap, row), and that of a row of zeros where one does.
 
 Where B comes from beyond the L2 cache, the tiles that share a column block of it ask for the block
 that comes next, each for a part. What the region reads of large tensors, and where it writes then,

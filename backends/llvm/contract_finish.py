@@ -55,12 +55,14 @@ class Finish:
     def _fetch_rows(self, op: Load | Store) -> None:
         """Asks for the lines of the tile's rows, if they are rows there."""
         c, b, e, dt = self.c, self.b, self.e, op.buffer.dtype
-        _, *coordinates, column = self.op.regions[0].args
+        region = self.op.regions[0]
+        _, *coordinates, column = region.args
+        outside = {v: x for v, x in e.exprs.items() if v.owner not in region.ops}
         row, along = expr.sym("#row", 0, c.total), expr.sym("#column", 0, self.op.cols)
         known = dict(zip((*coordinates, column), (*c.coordinates(row), along), strict=True))
-        if not all(v in known or v in e.exprs for v in op.index):
+        if not all(v in known or v in outside for v in op.index):
             return
-        names = {f"#{i}": known.get(v, e.exprs.get(v, 0)) for i, v in enumerate(op.index)}
+        names = {f"#{i}": known.get(v, outside.get(v, 0)) for i, v in enumerate(op.index)}
         index = [expr.substitute(x, names) for x in op.map]
         offset = expr.linear(linear_offset(index, op.buffer.type.shape), "#column")
         start = expr.linear(offset[1], "#row") if offset and offset[0] == 1 else None
@@ -120,8 +122,8 @@ class Finish:
                     self._row(c.first + i, col0, masked, values)
 
     def _looped(self, col0: Dim, masked: bool) -> None:
-        """Through memory, one row after the other; of two vectors at once a polynomial takes about
-        as long as of one, for its operations wait for each other.
+        """Through memory, one row after the other, and two vectors at once: a polynomial of both
+        takes about as long as of one, for its operations wait for each other.
         """
         c, b, e = self.c, self.b, self.e
         nr = self.op.nr
@@ -150,8 +152,7 @@ class Finish:
                 for column, n in parts
             ]
             at = e.index.fresh(i, 0, c.mr)
-            first = c.first
-            variable = e.index.fresh(e.index.scalar(first + at), 0, c.total)
+            variable = e.index.fresh(e.index.scalar(c.first + at), 0, c.total)
             self._row(variable, col0, masked, values)
             return []
 

@@ -25,7 +25,7 @@ from pjit.ir.ops.winograd_lines import KERNEL, PAIRS, Lines, side
 from pjit.ir.types import TensorType, f32, f64
 
 _CHANNELS_AT_ONCE = 32  # of the weights, so that what is computed in double precision stays small
-_ROOM_SIDE = 5  # of squares that are transformed by loops, which share code
+_ROOM_SIDE = 5  # of the smallest squares that are transformed by loops, which share code
 
 
 def _both_ways(
@@ -231,7 +231,7 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
 
     (C1) size is 2 or 4, stride 1 or 2.
     (C2) m has points, a batch, two dimensions of tiles and channels.
-    (C3) The tiles cover the shape: ``ceil(size/size)`` of them along each dimension.
+    (C3) The tiles cover the shape: ``ceil(extent / size)`` of them along each dimension.
     """
 
     m = operand(PACKED)

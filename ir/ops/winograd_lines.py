@@ -42,7 +42,7 @@ class Sums:
 
     @property
     def zero(self) -> int:
-        """Whether 0 is a point: then it is the first."""
+        """How many of the points are 0, the first one or none."""
         return self.taps - 2
 
     @property

@@ -72,7 +72,7 @@ def test_large_convolution_goes_by_tiles(pad, stride):
         lambda b, x: conv(b, x, weight(b, 128, CHANNELS // 2), groups=2),
         lambda b, x: conv(b, x, weight(b, 128, CHANNELS, kernel=5)),
     ],
-    ids=["strided", "dilated", "grouped", "other kernel"],
+    ids=["stride 3", "dilated", "grouped", "other kernel"],
 )
 def test_other_convolutions_stay_direct(build):
     m = laid_out(build, large())

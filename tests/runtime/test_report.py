@@ -10,8 +10,10 @@ import pytest
 
 from pjit.compiler import Program
 from pjit.errors import ExecutionError, InputError
+from pjit.explain import Step
 from pjit.ir.program import Segment
 from pjit.profile import TimedProgram
+from pjit.report import _problem
 
 MATMUL = """graph @main(%x: f32[N,64], %w: f32[64,48]) -> f32[N,48] {
   %0 = matmul %x, %w : f32[N,48]
@@ -226,3 +228,11 @@ def test_wrong_inputs_and_closed_programs(make) -> None:
     p.close()
     with pytest.raises(ExecutionError, match="closed"):
         p.report(random(5, 64), W)
+
+
+@pytest.mark.parametrize(("stride", "text"), [(None, ""), (1, ""), (2, ", stride 2")])
+def test_a_convolution_in_blocks_of_tiles(stride, text):
+    """Machine code in files of earlier versions has no stride."""
+    sizes = {"tile": 4, "count": 1, "height": 56, "width": 56, "channels": 64, "out_channels": 8}
+    sizes |= {} if stride is None else {"stride": stride}
+    assert _problem(Step("k", "winograd", problem=sizes)) == f"56x56, 64 to 8{text}"
