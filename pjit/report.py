@@ -285,7 +285,7 @@ def _problem(s: Step) -> str:
         return batch + f"{p['rows']}x{p['depth']}x{p['cols']}"
     if s.kind == "winograd":
         images = "" if p["count"] == 1 else f"{p['count']} * "
-        stride = f", stride {p['stride']}" if p.get("stride", 1) > 1 else ""
+        stride = "" if p.get("stride", 1) == 1 else f", stride {p['stride']}"
         return f"{images}{p['height']}x{p['width']}, {p['channels']} to {p['out_channels']}{stride}"
     return ""
 
