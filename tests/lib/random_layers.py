@@ -80,11 +80,11 @@ class Window:
 
 
 def window(g: Drawing, spatial: Sequence[Dim], below_kernel: bool = False) -> Window:
-    """A window that fits; with ``below_kernel`` no pad reaches its span."""
+    """A window that fits; with ``below_kernel`` no pad reaches its span, and it never skips all."""
     sizes = [d if isinstance(d, int) else 1 for d in spatial]
     kernel = [g.one_of((3, 1, 2, 4, 5)) if g.chance(80) else 1 for _ in sizes]
     strides = [g.one_of((1, 2, 3)) for _ in sizes]
-    dilations = [2 if g.chance(15) else 1 for _ in sizes]
+    dilations = [2 if g.chance(15) and (n > 1 or not below_kernel) else 1 for n in sizes]
     low, high = [], []
     for i, size in enumerate(sizes):
         while True:
