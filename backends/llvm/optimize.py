@@ -75,6 +75,11 @@ def write(stream: IO[bytes], *parts: bytes) -> None:
     stream.flush()
 
 
+def is_of_tiles(source: str) -> bool:
+    """Whether the text of a module is that of tile contractions, by its name."""
+    return source.startswith(f'; ModuleID = "{TILES}"')
+
+
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answers requests until there are no more.
 
@@ -89,8 +94,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             tm = machines.get(target)
             if tm is None:
                 tm = machines[target] = target_machine(*json.loads(target))
-            tiles = source.startswith(f'; ModuleID = "{TILES}"')
-            llvm.set_option("pjit", f"-disable-lsr={str(tiles).lower()}")
+            llvm.set_option("pjit", f"-disable-lsr={str(is_of_tiles(source)).lower()}")
             code = tm.emit_object(optimized(source, tm))
         except RuntimeError as e:
             write(answers, b"-", str(e).encode())

@@ -13,8 +13,8 @@ MACHINE = Machine("small", l1=32 << 10, l2=512 << 10)
 MR, NR = 6, 16
 
 
-def order(rows, depth, cols, mr=MR):
-    return tile_order(Product(rows, cols, depth), mr, NR, MACHINE)
+def order(rows, depth, cols):
+    return tile_order(Product(rows, cols, depth), MR, NR, MACHINE)
 
 
 @pytest.mark.parametrize("rows", [3136, sym("N") * 196], ids=str)

@@ -263,5 +263,4 @@ def test_error_is_at_most_four_times_the_direct_one(monkeypatch, extent, channel
     direct = error(monkeypatch, 0, stride, x, w, want)
     for size in (2, 4):
         found = error(monkeypatch, size, stride, x, w, want)
-        print(stride, size, [f / d for f, d in zip(found, direct, strict=True)])
         assert all(f <= 4 * d for f, d in zip(found, direct, strict=True)), (size, found, direct)

@@ -10,12 +10,21 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from graphs import graph
 
 from pjit.backends.llvm import helpers, optimize
+from pjit.backends.llvm.build import LOOPS, _only_tiles
 from pjit.backends.llvm.helpers import MANY, Helper, prepared, take
 from pjit.backends.llvm.module import NativeCode, compile_module, compile_modules, new_module
+from pjit.backends.llvm.optimize import TILES
 from pjit.backends.llvm.target import machine
+from pjit.ir import ops
 from pjit.ir.errors import PjitError
+from pjit.ir.loops import kernels
+from pjit.ir.types import f32, tensor
+from pjit.passes.context import Context
+from pjit.passes.manager import run_pipeline
+from pjit.passes.pipelines import GRAPH, KERNEL
 from tests.backends.llvm.test_module import calls
 
 WRONG = "define void @f() { ret i32 %x }"
@@ -138,3 +147,22 @@ def test_helpers_and_forks() -> None:
 def test_one_core_has_no_helpers() -> None:
     with prepared(MANY, 0, 1):
         assert take() == []
+
+
+def test_modules_of_tile_contractions_are_told_by_their_name() -> None:
+    """A helper sees only the text of a module."""
+    names = {
+        name: optimize.is_of_tiles(str(new_module(machine(), name))) for name in (TILES, LOOPS)
+    }
+    assert names == {TILES: True, LOOPS: False}
+
+
+def test_kernels_of_tile_contractions_alone() -> None:
+    def build(b, x, w):
+        return b(ops.Matmul, b(ops.Cumsum, x, axis=0), w)
+
+    module = graph(build, [tensor(f32, 40, 64), tensor(f32, 64, 96)])
+    run_pipeline(module, [*GRAPH, *KERNEL], Context(machine()))
+    found = {k.name: _only_tiles(k) for k in kernels(module)}
+    assert {name: "matmul" in name for name in found} == found
+    assert set(found.values()) == {True, False}
