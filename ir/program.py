@@ -8,9 +8,13 @@ slot's memory may be used again only in a later epoch than its last use.
 
 ``scan``, ``while`` and ``if`` are steps of a segment that hold steps. A slot of kind ``pointer``
 has no memory: it is a place in the memory of others that a loop moves on with each iteration. What
-is used in a loop lives as long as the loop. A loop or branch whose launches are all small runs on
-one thread, without barriers inside, beside others that do not need it: where the ``share`` of its
-schedule is 0, which sizes may decide.
+a loop uses of others lives as long as the loop. A loop or branch whose launches are all small runs
+on one thread, without barriers inside, beside others that do not need it: where the ``share`` of
+its schedule is 0, which sizes may decide.
+
+Iterations of a loop that carries nothing do not need each other. If it has large launches, and no
+fewer iterations than there are threads, each thread runs iterations of its own, without barriers,
+and what an iteration makes lies in memory that the thread has for itself.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ class Slot:
     """A piece of memory. ``kind`` is ``input``, ``output``, ``constant``, ``arena`` or ``pointer``.
 
     ``name`` is the name of the input, output or constant; ``first`` and ``last`` are the epochs
-    of the first write and the last use (arena slots).
+    of the first write and the last use (arena slots). ``room`` is the room that it lies in.
     """
 
     index: int
@@ -41,11 +45,28 @@ class Slot:
     name: str = ""
     first: int = 0
     last: int = 0
+    room: Room | None = None
 
     @property
     def nbytes(self) -> Dim:
         """The size in bytes."""
         return self.type.size * self.type.dtype.itemsize
+
+
+@dataclass(eq=False)
+class Room:
+    """The slots of what is made in the iterations of a loop, when threads run them each for itself:
+    every thread has a room of its own, one behind the other.
+
+    ``count`` is the position of the number of iterations, ``size`` that of the bytes of one room,
+    which a runtime puts there; ``first`` and ``last`` are the epochs of the loop.
+    """
+
+    slots: tuple[int, ...]
+    count: int
+    size: int
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -111,6 +132,9 @@ class LoopStep:
     iteration, and the bool in the slot ``condition`` says whether there is one. Threads meet at the
     start of each iteration, before they look at the condition, and at the end of the loop, unless
     one thread runs it all.
+
+    Where there is a ``room``, and there are no fewer iterations than threads, threads run
+    iterations each for itself.
     """
 
     count: int | None
@@ -121,6 +145,7 @@ class LoopStep:
     slices: tuple[Slice, ...]
     barrier: bool
     op: Op
+    room: Room | None = None
 
 
 @dataclass(frozen=True)
@@ -186,14 +211,19 @@ class Segment:
         """All steps, those inside of others after what holds them."""
         yield from _walk(self.steps)
 
-    def shared(self) -> list[LaunchStep]:
-        """The launches whose pieces threads take as they come: those outside of loops."""
+    def shared(self) -> list[LaunchStep | LoopStep]:
+        """What threads take piece by piece as they come: launches outside of loops, and loops whose
+        iterations do not need each other.
+        """
 
-        def found(steps: Iterable[NativeStep]) -> Iterator[LaunchStep]:
+        def found(steps: Iterable[NativeStep]) -> Iterator[LaunchStep | LoopStep]:
             for step in steps:
-                if isinstance(step, LaunchStep):
+                if isinstance(step, LoopStep):
+                    if step.room is not None:
+                        yield step
+                elif isinstance(step, LaunchStep):
                     yield step
-                elif not isinstance(step, LoopStep):
+                else:
                     yield from found(children(step))
 
         return list(found(self.steps))
@@ -313,6 +343,7 @@ class _Reader:
         self.written: set[int] = set()  # in this epoch
         self.must_meet = False  # before the next step, whatever it reads
         self.alone = False  # inside of what one thread runs
+        self.loops = 0  # around what is being read
         known: Sequence = self.main.attrs.get("failures", ())  # type: ignore[assignment]
         self.failures: list[tuple[str, str, str]] = [tuple(f) for f in known]  # type: ignore[misc]
 
@@ -433,7 +464,7 @@ class _Reader:
         if self.alone or any(v.op in team for v in (*op.operands, *_captured(op))):
             return False
         first = team[0]
-        if _share(op) != _share(first):
+        if _share(op) != _share(first) or self._apart(op) or self._apart(first):
             return False
         if isinstance(op, ops.Scan) and isinstance(first, ops.Scan):
             return _share(op) == 0 or op.sliced[0].shape[0] == first.sliced[0].shape[0]
@@ -462,13 +493,20 @@ class _Reader:
         self.alone = True
         return barrier
 
-    def _live_from(self, start: int, first: int) -> None:
+    def _live_from(self, start: int, first: int, inner: Iterable[Slot] = ()) -> None:
         """Lets all slots that were used since an epoch live from it until now; ``first`` is the
-        first slot made since.
+        first slot made since. The ``inner`` ones stay as they are.
         """
+        kept = {s.index for s in inner}
         for s in self.slots:
-            if s.last >= start or s.index >= first:
+            if s.index not in kept and (s.last >= start or s.index >= first):
                 s.first, s.last = min(s.first, start), self.epoch
+
+    def _apart(self, op: Op) -> bool:
+        """Whether threads may run iterations each for itself: they carry nothing, and it pays."""
+        share = _share(op)
+        pays = isinstance(share, int) and share > 0
+        return isinstance(op, ops.Scan) and op.n_carry == 0 and pays and not self.loops
 
     def _control(self, op: Control) -> LoopStep | BranchStep:
         """A loop or a branch that all threads run, or one of them."""
@@ -527,21 +565,37 @@ class _Reader:
             for v, r in zip(body.last.operands[n:], op.results[n:], strict=True)
         ]
         carries = [self._carry(op, i, stacks) for i in range(n)]
+        apart, own = not self.alone and self._apart(op), len(self.slots)
+        self.loops += 1
         count, condition = None, -1
         test: tuple[NativeStep, ...] = ()
         if isinstance(op, ops.While):
             test = self._block(op.cond, None)
             condition = self.slot_of[op.cond.last.operands[0]]
-            self._use([condition])
             self._meet()
+            self._use([condition])
         else:
             count = self._size(op.sliced[0].shape[0])
         steps = self._block(body, [*(c.after for c in carries), *(s.pointer for s in stacks)])
         self._meet()  # at the end of the loop
-        self._live_from(start, first)
-        return LoopStep(
-            count, test, condition, steps, tuple(carries), (*slices, *stacks), barrier, op
-        )
+        self.loops -= 1
+        inner = [s for s in self.slots[own:] if s.kind == "arena"]
+        self._live_from(start, first, () if self.alone else inner)
+        room = self._room(inner, count, start) if apart and count is not None else None
+        moving = (*slices, *stacks)
+        return LoopStep(count, test, condition, steps, tuple(carries), moving, barrier, op, room)
+
+    def _room(self, inner: Sequence[Slot], count: int, start: int) -> Room | None:
+        """A room for what a loop makes, unless its size is only known during the call."""
+        known = {s for v in self.main.args for d in v.shape for s in expr.symbols(d)}
+        if not all(expr.symbols(s.nbytes) <= known for s in inner):
+            return None
+        self.sizes.append(0)
+        slots, size = tuple(s.index for s in inner), len(self.sizes) - 1
+        room = Room(slots, count, size, start, self.epoch)
+        for s in inner:
+            s.room = room
+        return room
 
     def _meet(self) -> None:
         if not self.alone:

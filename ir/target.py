@@ -21,6 +21,7 @@ class Machine:
         masked: Whether masked vector loads and stores are one instruction.
         threads: Threads that run a program.
         l1, l2: Data cache of one core, bytes.
+        l3: The last cache, which cores share, bytes.
         scratch: Bytes of scratch memory that a kernel may use for blocking.
         flops_per_cycle: Peak f32 FLOP a cycle of one core.
         frequency: Cycles a second.
@@ -39,6 +40,7 @@ class Machine:
     threads: int = 1
     l1: int = 32 << 10
     l2: int = 1 << 20
+    l3: int = 32 << 20
     scratch: int = 1 << 20
     flops_per_cycle: int = 64
     frequency: float = 3.7e9

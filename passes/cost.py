@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from pjit.ir import expr
 from pjit.ir.core import Op
@@ -113,6 +114,7 @@ def tile_columns(p: Product, machine: Machine) -> int:
     return best * machine.lanes(p.bits)
 
 
+@lru_cache(maxsize=1 << 12)
 def product_cycles(p: Product, machine: Machine, batch: int = 1) -> float:
     """Cycles of one core for a batch of products with the best tiles and constant weights."""
     cycles = batch * min(tile_rows(p, nv, machine)[0] for nv in WIDTHS)

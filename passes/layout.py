@@ -29,6 +29,7 @@ from pjit.ir.ops import (
     PackWeights,
     Pad,
     Reshape,
+    Scan,
     Transpose,
     WinogradInput,
     WinogradOutput,
@@ -168,8 +169,16 @@ def suits_winograd(op: Conv) -> bool:
 
 
 def image(op: Conv) -> Image:
-    """The sizes of a convolution that suits Winograd's method."""
+    """The sizes of a convolution that suits Winograd's method.
+
+    A batch that is split counts as a whole, so that its results do not depend on how it is.
+    """
     n, out, *sides = op.type.shape
+    block = op.parent
+    while block is not None and isinstance(block.owner, Op):
+        if isinstance(block.owner, Scan) and block.owner.n_carry == 0:
+            n = n * block.owner.sliced[0].shape[0]
+        block = block.owner.parent
     return planned_image((n, *sides, out), op.w.shape[1], op.strides[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pjit.passes.affine import Affine
+from pjit.passes.batch import Batch
 from pjit.passes.canonicalize import Canonicalize
 from pjit.passes.check_once import CheckOnce
 from pjit.passes.context import Pass
@@ -32,13 +33,13 @@ SIMPLIFY: list[Pass] = [
     Dce(),
 ]
 LAYOUT: list[Pass] = [Layout(), Canonicalize(), Fold(), Hoist(), Cse(), CheckOnce(), Dce()]
-GRAPH: list[Pass] = [*SIMPLIFY, *LAYOUT]
+GRAPH: list[Pass] = [*SIMPLIFY, Batch(), *LAYOUT]
 KERNEL: list[Pass] = [Fuse(), Schedule(), Lower()]
 
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
     for cls in (
-        *(Affine, Canonicalize, CheckOnce, Cse, Dce, Decompose, Fold),
+        *(Affine, Batch, Canonicalize, CheckOnce, Cse, Dce, Decompose, Fold),
         *(Fuse, Hoist, Layout, Lower, Schedule),
     )
 }

@@ -2,8 +2,9 @@
 
 Two directions, both built on ``routes``. *Sinking* replaces ``op(transpose(y), ...)`` by
 ``transpose(op'(y, ...))`` when the other operands can be permuted for nothing; it never makes more
-transpositions than there were. *Pulling* moves one transposition up the tree of operations that
-only it uses, when what is then left to transpose is less than before.
+transpositions than there were. So it does with what a loop without carried values stacks. *Pulling*
+moves one transposition up the tree of operations that only it uses, when what is then left to
+transpose is less than before.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from pjit.ir.builder import Builder
 from pjit.ir.core import Op, Value
-from pjit.ir.ops import Const, Matmul, Reshape, Transpose
+from pjit.ir.ops import Const, Matmul, Reshape, Scan, Transpose
 from pjit.passes.cost import weight_of
 from pjit.passes.pattern import constant_array, is_constant, single_use
 from pjit.passes.routes import ANY_OPERAND, Perm, Route, route, route_back
@@ -92,6 +93,8 @@ def sink(op: Op, b: Builder) -> list[Value] | None:
     """Moves transpositions of operands to the results, or returns None."""
     if isinstance(op, Matmul):
         return _sink_into_weight(op, b)
+    if isinstance(op, Scan):
+        return _sink_out_of(op, b)
     r = _best_route(op)
     if r is None:
         return None
@@ -99,6 +102,24 @@ def sink(op: Op, b: Builder) -> list[Value] | None:
         v if q is None else permuted(b, v, q) for v, q in zip(op.operands, r.operands, strict=True)
     ]
     return rebuilt(b, op, r, operands)
+
+
+def _sink_out_of(op: Scan, b: Builder) -> list[Value] | None:
+    """Moves transpositions of what a loop stacks behind it, where nothing is carried."""
+    last = op.body.last
+    moved = {i: v.op for i, v in enumerate(last.operands) if isinstance(v.op, Transpose)}
+    moved = {i: t for i, t in moved.items() if t.parent is op.body}
+    if op.n_carry or not moved:
+        return None
+    for i, t in moved.items():
+        last.set_operand(i, t.x)
+    steps, regions, op.regions = op.sliced[0].shape[0], op.regions, ()
+    types = [v.tensor.with_shape((steps, *v.shape)) for v in last.operands]
+    loop = b.build(Scan, op.operands, op.attrs, regions, types)
+    results = list(loop.results)
+    for i, t in moved.items():
+        results[i] = permuted(b, results[i], (0, *(p + 1 for p in t.perm)))
+    return results
 
 
 def _best_route(op: Op) -> Route | None:

@@ -57,30 +57,53 @@ def emit_launcher(kernel: ir.Function, n_slots: int, row: int) -> ir.Function:
     def word(at: ir.Value) -> ir.Value:
         return b.gep(ctx, [at], source_etype=I64)
 
-    owner = b.alloca(I64)  # of the share that pieces are taken from
-    b.store(thread, owner)
     extent = b.load(word(planned(_EXTENT)), typ=I64)
-    sharing, pieces = shares(b, extent, planned(_GRAIN), threads, PIECES)
-    with b.if_then(b.icmp_signed("<", thread, sharing)):
-        slots = [b.load(word(planned(_SLOTS + i)), typ=PTR) for i in range(n_slots)]
-        sizes = [b.load(word(planned(_SLOTS + n_slots + i)), typ=I64) for i in range(n_sizes)]
-        cursors, count = word(planned(_CURSOR)), b.mul(pieces, sharing)
-        head, body, end = (function.append_basic_block(n) for n in ("take", "run", "end"))
-        b.branch(head)
-        b.position_at_end(head)
-        piece = b.call(
-            emit_take(module), [cursors, I64(row), owner, thread, sharing, pieces], "piece"
-        )
-        b.cbranch(b.icmp_signed("<", piece, I64(0)), end, body)
-        b.position_at_end(body)
-        with part(b, extent, piece, count) as bounds:
-            address = b.ptrtoint(callee, I64)  # a detour to a pointer that llvmlite can call
-            run = b.inttoptr(address, kernel.function_type.as_pointer())
-            b.call(run, [*slots, *sizes, word(I64(ERROR_WORD)), *bounds])
-        b.branch(head)
-        b.position_at_end(end)
+    slots = [b.load(word(planned(_SLOTS + i)), typ=PTR) for i in range(n_slots)]
+    sizes = [b.load(word(planned(_SLOTS + n_slots + i)), typ=I64) for i in range(n_sizes)]
+    cursors = word(planned(_CURSOR)), I64(row)
+    with taken(b, extent, planned(_GRAIN), thread, threads, cursors) as bounds:
+        address = b.ptrtoint(callee, I64)  # a detour to a pointer that llvmlite can call
+        run = b.inttoptr(address, kernel.function_type.as_pointer())
+        b.call(run, [*slots, *sizes, word(I64(ERROR_WORD)), *bounds])
     b.ret_void()
     return function
+
+
+@contextmanager
+def taken(
+    b: ir.IRBuilder,
+    extent: ir.Value,
+    grain: ir.Value,
+    thread: ir.Value,
+    threads: ir.Value,
+    cursors: tuple[ir.Value, ir.Value],
+) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Emits what follows for the bounds of each piece that this thread takes.
+
+    Args:
+        b: Where to emit.
+        extent: The iterations.
+        grain: What a thread gets of them at least.
+        thread: This thread.
+        threads: How many there are.
+        cursors: The address of the first thread's cursor, and the words from one to the next.
+    """
+    with b.goto_entry_block():
+        owner = b.alloca(I64)  # of the share that pieces are taken from
+    b.store(thread, owner)
+    sharing, pieces = shares(b, extent, grain, threads, PIECES)
+    with b.if_then(b.icmp_signed("<", thread, sharing)):
+        head, body, end = (b.append_basic_block(name) for name in ("take", "run", "end"))
+        b.branch(head)
+        b.position_at_end(head)
+        take = emit_take(b.module)
+        piece = b.call(take, [*cursors, owner, thread, sharing, pieces], "piece")
+        b.cbranch(b.icmp_signed("<", piece, I64(0)), end, body)
+        b.position_at_end(body)
+        with part(b, extent, piece, b.mul(pieces, sharing)) as bounds:
+            yield bounds
+        b.branch(head)
+        b.position_at_end(end)
 
 
 def shares(

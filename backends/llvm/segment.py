@@ -5,8 +5,8 @@ meet where a launch needs what another one wrote. Loops and branches are those o
 small one is run by one thread (see ``ir/program.py``). ``ir/call.py`` says what is in the context.
 
 In a loop each thread computes its contiguous share of a launch; outside of loops it also helps the
-others (``launch.py``). A thread sets its cursors back behind the next meeting, when nobody looks at
-them any more.
+others (``launch.py``), and so it does with loops whose iterations do not need each other. A thread
+sets its cursors back behind the next meeting, when nobody looks at them any more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from llvmlite import ir as ll
 
-from pjit.backends.llvm.launch import emit_launcher, part, plan, shares
+from pjit.backends.llvm.launch import emit_launcher, part, plan, shares, taken
 from pjit.backends.llvm.sync import emit_barrier
 from pjit.ir.call import BARRIER_WORD, ERROR_WORD, POLL_WORD, STOP_WORD, CallWords
 from pjit.ir.program import (
@@ -27,6 +27,7 @@ from pjit.ir.program import (
     LoopStep,
     NativeStep,
     ProgramView,
+    Room,
     Segment,
     SizeCheck,
     TeamStep,
@@ -226,6 +227,51 @@ class SegmentFunction:
         return self.b.icmp_unsigned("!=", self.b.load(self._slot(slot), typ=_I8), _I8(0))
 
     def _loop(self, step: LoopStep) -> None:
+        """All threads run each iteration; or each thread its own, where there are enough."""
+        if step.room is None:
+            self._together(step)
+            return
+        enough = self.b.icmp_signed(">=", self._size(step.room.count), self.threads)
+        before = set(self.moved)
+        with self.b.if_else(enough) as (then, otherwise):
+            with then:
+                self._apart(step, step.room)
+            self.moved = before
+            with otherwise:
+                self._together(step)
+
+    def _apart(self, step: LoopStep, room: Room) -> None:
+        """Threads take iterations piece by piece; each runs its own in its own room."""
+        b = self.b
+        self._meet()
+        known, at = dict(self.pointers), self.cursors[id(step)]
+        offset = b.mul(self.thread, b.load(self._word(self.words.size(room.size)), typ=_I64))
+        for slot in room.slots:
+            self.pointers[slot] = b.gep(self._slot(slot), [offset], source_etype=_I8)
+        bases = [(s.pointer, self._slot(s.base), self._size(s.stride)) for s in step.slices]
+        cursors = self._word(self.words.cursor(at)), _I64(self.words.cursors)
+        extent = self._size(room.count)
+        with taken(b, extent, _I64(1), self.thread, self.threads, cursors) as (lo, hi):
+            before = b.block
+            body, end = (self.function.append_basic_block() for _ in range(2))
+            b.branch(body)
+            b.position_at_end(body)
+            i = b.phi(_I64)
+            i.add_incoming(lo, before)
+            for pointer, base, stride in bases:
+                self.pointers[pointer] = b.gep(base, [b.mul(i, stride)], source_etype=_I8)
+            self.alone = True
+            self._steps(step.body)
+            self.alone = False
+            following = b.add(i, _I64(1))
+            i.add_incoming(following, b.block)
+            b.cbranch(b.icmp_signed("<", following, hi), body, end)
+            b.position_at_end(end)
+        self.moved.add(at)
+        self.pointers = known
+        self._meet()
+
+    def _together(self, step: LoopStep) -> None:
         b = self.b
         head, body, end = (self.function.append_basic_block() for _ in range(3))
         count = None if step.count is None else self._size(step.count)

@@ -181,7 +181,7 @@ def _cache_sizes() -> dict[str, Any]:
             kind, level, text = ((entry / f).read_text().strip() for f in ("type", "level", "size"))
         except OSError:
             continue
-        if kind != "Instruction" and level in ("1", "2"):
+        if kind != "Instruction" and level in ("1", "2", "3"):
             unit = {"K": 10, "M": 20}.get(text[-1:], 0)
             sizes[f"l{level}"] = int(text.rstrip("KM")) << unit
     return sizes

@@ -108,7 +108,7 @@ class HostedCall:
         for s in view.slots:
             if s.kind == "constant":
                 self.memory[s.index] = self.layout.constants[s.name]
-        for i, offset in zip(self.layout.arena, plan.placement.offsets, strict=True):
+        for i, offset in plan.places.items():
             t = view.slots[i].type
             assert frame.arena is not None
             shape = _possible(sizes_of(t.shape, self.values))

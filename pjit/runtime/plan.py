@@ -19,7 +19,7 @@ import numpy as np
 from pjit.ir import expr
 from pjit.ir.call import BARRIER_WORD, ERROR_WORD, CallWords
 from pjit.ir.interp import evaluate
-from pjit.ir.program import HostStep, ProgramView, Slot
+from pjit.ir.program import HostStep, ProgramView, Room, Slot
 from pjit.ir.types import TensorType
 from pjit.runtime.memory import (
     Interval,
@@ -122,7 +122,8 @@ class Layout:
         late: Slots whose memory is made during a call: results of host operations and what depends
             on their sizes.
         late_sizes: Positions in ``view.sizes`` that host operations determine.
-        arena: The slots that lie in the arena.
+        arena: The slots that lie in the arena, but not in a room.
+        rooms: The rooms that lie in the arena.
         inputs: The word of each input's pointer.
         words: Where things are in the context.
         threads: The threads that it has room for.
@@ -133,6 +134,7 @@ class Layout:
     late: frozenset[int]
     late_sizes: tuple[int, ...]
     arena: tuple[int, ...]
+    rooms: tuple[Room, ...]
     inputs: tuple[int, ...]
     words: CallWords
     threads: int
@@ -149,12 +151,14 @@ class Layout:
         made = [s for s in view.slots if s.kind in ("arena", "output")]
         late = frozenset(s.index for s in made if is_late(s))
         words = CallWords.of(view)
+        own = [s.index for s in made if s.kind == "arena" and s.index not in late and not s.room]
         return Layout(
             view,
             constants,
             late,
             tuple(i for i, d in enumerate(view.sizes) if not expr.symbols(d) <= known),
-            tuple(s.index for s in made if s.kind == "arena" and s.index not in late),
+            tuple(own),
+            tuple(dict.fromkeys(s.room for s in made if s.room)),
             tuple(words.slot(i) for i in range(len(view.inputs))),
             words,
             threads,
@@ -210,7 +214,8 @@ class Plan:
     Attributes:
         values: The symbols.
         pace: How its calls run.
-        placement: Where the slots of the arena lie.
+        placement: How the arena is used.
+        places: The offset in the arena of each slot there.
         outputs: The slots that each call makes arrays for, in the order of ``blocks``.
         blocks: The pieces of memory that they lie in.
         results: The results in order; only for a program whose sizes are all known.
@@ -221,6 +226,7 @@ class Plan:
     values: dict[str, int]
     pace: Pace
     placement: Placement = field(init=False)
+    places: dict[int, int] = field(init=False)
     outputs: tuple[Output, ...] = field(init=False)
     blocks: tuple[Block, ...] = field(init=False)
     results: tuple[Result, ...] = field(init=False)
@@ -233,7 +239,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         layout, view, values = self.layout, self.layout.view, self.values
-        self.placement = place([self._interval(view.slots[i]) for i in layout.arena])
+        rooms = [place([self._interval(view.slots[i]) for i in r.slots]) for r in layout.rooms]
+        self._place(rooms)
         made = [
             self._output(s) for s in view.slots if s.kind == "output" and s.index not in layout.late
         ]
@@ -248,9 +255,27 @@ class Plan:
         for i, d in enumerate(view.sizes):
             if i not in layout.late_sizes:
                 self._words[layout.words.size(i)] = evaluate(d, values)
+        for room, inner in zip(layout.rooms, rooms, strict=True):
+            self._words[layout.words.size(room.size)] = inner.peak
         for s in view.slots:
             if s.kind == "constant":
                 self._words[layout.words.slot(s.index)] = address_of(layout.constants[s.name])
+
+    def _place(self, rooms: Sequence[Placement]) -> None:
+        """Places the slots of the arena, and the rooms with what is in them."""
+        layout, slots = self.layout, self.layout.view.slots
+        whole = []
+        for room, inner in zip(layout.rooms, rooms, strict=True):
+            count = evaluate(layout.view.sizes[room.count], self.values)
+            copies = layout.threads if count >= layout.threads else 1
+            whole.append(Interval(copies * inner.peak, room.first, room.last))
+        self.placement = place([*(self._interval(slots[i]) for i in layout.arena), *whole])
+        offsets = self.placement.offsets
+        self.places = dict(zip(layout.arena, offsets, strict=False))
+        for room, inner, start in zip(
+            layout.rooms, rooms, offsets[len(layout.arena) :], strict=True
+        ):
+            self.places |= {i: start + at for i, at in zip(room.slots, inner.offsets, strict=True)}
 
     def _interval(self, slot: Slot) -> Interval:
         nbytes = max(0, evaluate(slot.nbytes, self.values))  # negative where no branch leads
@@ -323,7 +348,7 @@ class Plan:
         words = self._words
         if arena is not None:
             words = words.copy()
-            for slot, offset in zip(self.layout.arena, self.placement.offsets, strict=True):
+            for slot, offset in self.places.items():
                 words[self.layout.words.slot(slot)] = arena.address + offset
         return Frame(words, self._inputs, arena)
 

@@ -409,9 +409,9 @@ class Runnable:
     def _frame(self, plan: Plan) -> tuple[Frame, list[np.ndarray]]:
         """A context and the arrays of the results; with the engine's lock held."""
         if self.engine.inside:  # a signal handler calls while the arena may be in use
-            frame = plan.take(Arena(plan.placement.peak) if self.layout.arena else None)
+            frame = plan.take(Arena(plan.placement.peak) if plan.places else None)
             return frame, plan.make(frame)
-        if self.layout.arena and (self._arena is None or self._arena.nbytes < plan.placement.peak):
+        if plan.places and (self._arena is None or self._arena.nbytes < plan.placement.peak):
             self._arena = Arena(plan.placement.peak)
         frame = plan.take(self._arena)
         return frame, plan.make(frame)

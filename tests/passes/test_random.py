@@ -12,6 +12,7 @@ from rewriting import check_pass
 from pjit.ir import ConstraintError, ops, tensor
 from pjit.ir.target import Machine
 from pjit.ir.types import f32
+from pjit.passes.batch import reach, split
 from pjit.passes.context import Context
 from pjit.passes.manager import run_pipeline
 from pjit.passes.pipelines import GRAPH, PASSES
@@ -193,3 +194,24 @@ def test_one_pass(name, module):
     check_pass(module, step.run)
     if name != "layout":  # which sinks what it has pulled, and pulls it again
         assert not step.run(clone(module), Context()), "a second run changes something"
+
+
+@settings(parent=SETTINGS, max_examples=100)
+@given(modules(), st.data())
+def test_a_batch_may_be_split_anywhere(module, data):
+    size = module.main.args[0].shape[0]
+    region = reach(module, size)
+    if size == 1 or not region.ops:
+        return
+    count = data.draw(st.integers(1, len(region.ops)))
+    part = data.draw(st.sampled_from([n for n in range(1, size) if size % n == 0]))
+
+    def run(m, context):
+        split(m, region.until(count), part)
+        return True
+
+    check_pass(module, run)
+    (loop,) = [op for op in module.main.body.ops if isinstance(op, ops.Scan)]
+    assert loop.sliced[0].shape[:2] == (size // part, part)
+    assert len(loop.body.ops) == count + 1
+    run_pipeline(module, GRAPH, Context(Machine("test", vector_bits=128), verify=True))

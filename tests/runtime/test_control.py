@@ -140,6 +140,47 @@ graph @main(%x: f32[N,M,80], %s: f32[M,80]) -> f32[N,M,80] {
 }
 """
 
+# Nothing is carried, so threads may run iterations each for itself.
+APART = """
+graph @main(%x: f32[N,900,80], %w: f32[80,80], %c: i64[N]) -> (f32[N,900,80], f32[N,80], f32[80]) {
+  %zero = const @zero = 0 : i64[]
+  %one = const @one = 1 : i64[]
+  %v = tanh %w : f32[80,80]
+  %ys, %rs = scan %x, %c {n_carry=0} : f32[N,900,80], f32[N,80] {
+      (%xi: f32[900,80], %ci: i64[]):
+    %a = matmul %xi, %v : f32[900,80]
+    %b = sin %a : f32[900,80]
+    %m = reduce.max %b {axes=[0], keepdims=true} : f32[1,80]
+    %d = sub %b, %m : f32[900,80]
+    %k, %e = while %ci, %d : i64[], f32[900,80] { (%i: i64[], %y: f32[900,80]):
+      %more = lt %zero, %i : bool[]
+      yield %more
+    } { (%i: i64[], %y: f32[900,80]):
+      %next = sub %i, %one : i64[]
+      %s = reduce.sum %y {axes=[1], keepdims=true} : f32[900,1]
+      %z = sub %y, %s : f32[900,80]
+      %q = cos %z : f32[900,80]
+      yield %next, %q
+    }
+    %small = lt %ci, %one : bool[]
+    %f = if %small : f32[900,80] {
+      %p = matmul %e, %v : f32[900,80]
+      yield %p
+    } {
+      yield %d
+    }
+    %g = matmul %f, %v : f32[900,80]
+    %r = reduce.mean %g {axes=[0]} : f32[80]
+    %h = sub %g, %r : f32[900,80]
+    yield %h, %r
+  }
+  %last = reduce.sum %rs {axes=[0]} : f32[80]
+  %sum = reduce.sum %v {axes=[0]} : f32[80]
+  %end = add %last, %sum : f32[80]
+  return %ys, %rs, %end
+}
+"""
+
 
 def arrays(*shapes):
     rng = np.random.default_rng(0)
@@ -200,6 +241,17 @@ def test_scan_in_scan(make, queued, n, k, m):
 @pytest.mark.parametrize("m", [SMALL, LARGE])
 def test_independent_loops(make, queued, m):
     agree(make, queued, SIBLINGS, *arrays((5, m, 80), (m, 80)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 40])
+def test_iterations_that_do_not_need_each_other(make, queued, n):
+    x, w = arrays((n, 900, 80), (80, 80))
+    agree(make, queued, APART, x, w / 10, np.arange(n) % 3)
+
+
+def test_no_iterations_that_do_not_need_each_other(make, queued):
+    empty = APART.replace(") {\n", ') {may_be_zero=["N"]} {\n', 1)
+    agree(make, queued, empty, *arrays((0, 900, 80), (80, 80)), np.zeros(0, np.int64))
 
 
 @pytest.mark.parametrize("m", [SMALL, LARGE])
@@ -314,6 +366,16 @@ def test_sizes_decide_at_compile_time_where_they_are_known(make):
     for m, alone in ((SMALL, True), (LARGE, False)):
         steps = steps_of(make(NESTED.replace("M", str(m))))
         assert any(isinstance(s, TeamStep) for s in steps) == alone
+
+
+def test_what_iterations_make_is_of_one_thread_and_lives_as_long_as_it_is_used(make):
+    program = make(APART)
+    loops = [s for s in steps_of(program) if isinstance(s, LoopStep)]
+    assert [s.room is None for s in loops] == [False, True]  # the inner one carries values
+    made = [s for s in program.view.slots if s.room]
+    assert len(made) >= 4
+    first, last = min(s.first for s in made), max(s.last for s in made)
+    assert all((s.first, s.last) != (first, last) for s in made)
 
 
 def test_no_copies_in_a_recurrent_loop(make):
