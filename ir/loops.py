@@ -502,3 +502,15 @@ def index_checks(kernel: Function) -> list[ToIndex]:
     order.
     """
     return [op for op in kernel.walk() if isinstance(op, ToIndex) and not op.known]
+
+
+def parallel_extent(kernel: Function) -> Dim:
+    """The number of iterations of a kernel's parallel nest."""
+    total: Dim = 1
+    block = kernel.body
+    while True:
+        loop = next((o for o in block.ops if isinstance(o, For) and o.kind == "parallel"), None)
+        if loop is None:
+            return total
+        total = total * loop.hi
+        block = loop.body

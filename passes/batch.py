@@ -4,12 +4,12 @@ The operations from the inputs on, as far as each item of their results follows 
 of their operands (``follow``), become the region of a ``scan`` over parts of the batch. Nothing is
 carried, so threads run parts each for itself: tensors stay in the caches, threads do not wait for
 each other, and memory holds the intermediate results of as many parts as there are threads. The
-weights are read for each part instead.
+weights are read for each part instead. The pass runs before layouts are chosen.
 
 The model compares, for the contractions and windows of the network, the cycles of products and the
 time that their tensors take from where they lie. How many items make a part, and where the whole
-batch goes on, is what saves most. An item has the same bits in any part: choices that change the
-order of sums are made for one item.
+batch goes on, is what saves most. An item has the same bits in any part: where layouts
+are chosen in a way that changes sums, a batch that is split counts as a whole (``layout.items``).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from pjit.passes.follow import followed
 from pjit.passes.layout import convolution
 
 GAIN = 0.05  # the share of the predicted time that has to be saved
-L3_SHARE = 4  # of the last cache a tensor and its neighbours have such a part, beside all others
-SHAPES = ("shape", "sizes")  # attributes with an entry for each dimension of the result
+L3_SHARE = 4  # what an operation reads and writes stays in the last cache up to this part of it
+SHAPES = ("shape", "sizes")  # attributes that have, here, an entry for each result dimension
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Batch(Pass):
     requires: ClassVar[tuple[str, ...]] = ("graph",)
 
     def run(self, module: Module, context: Context) -> bool:
-        """Looks at the main function, whose first dimension of most inputs is the batch."""
+        """Takes the commonest first dimension of the inputs of the main function as the batch."""
         machine, sizes = context.machine, [v.shape[0] for v in module.main.args if v.shape]
         size = max(sizes, key=sizes.count, default=1)
         heavy = any(_is_heavy(op) for op in module.main.body.ops)
@@ -63,7 +63,8 @@ class Region:
     Attributes:
         size: Items in the batch.
         ops: The operations.
-        dims: The dimension that has the items, of their results and of what they read by item.
+        dims: The dimension that has the items, of results and of what is read by item. No operation
+            needs one of these values as a whole.
     """
 
     size: int
@@ -78,6 +79,7 @@ class Region:
 def reach(module: Module, size: int) -> Region:
     """Follows the batch from the inputs of the main function as far as possible."""
     dims = {v: 0 for v in module.main.args if v.shape and v.shape[0] == size}
+    whole: set[Value] = set()  # what every item needs all of
     inside: list[Op] = []
     beyond: set[Value] = set()  # what needs more than one item
     for op in module.main.body.ops:
@@ -85,12 +87,13 @@ def reach(module: Module, size: int) -> Region:
         if used.isdisjoint(dims) and used.isdisjoint(beyond):
             continue
         found = followed(op, dims) if used.isdisjoint(beyond) and not op.regions else None
-        if found is None or not _splits(op, *found, dims):
+        by_item = {v for v, place in found[1].items() if place is not None} if found else whole
+        if found is None or not by_item.isdisjoint(whole) or not _splits(op, *found, dims):
             beyond.update(op.results)
             continue
-        at, places = found
-        dims |= {v: 0 for v, place in places.items() if place is not None and v not in dims}
-        dims[op.result] = at
+        whole.update(v for v in op.operands if v not in by_item)
+        dims |= {v: 0 for v in by_item if v not in dims}
+        dims[op.result] = found[0]
         inside.append(op)
     return Region(size, inside, dims)
 
@@ -99,6 +102,8 @@ def _splits(op: Op, at: int, places: dict[Value, int | None], dims: dict[Value, 
     """Whether an operation has an equivalent on one item; what others give is sliced in front."""
     if any(p and v not in dims for v, p in places.items()):
         return False
+    if not all(isinstance(d, int) for d in op.type.shape):
+        return False  # threads run parts each for itself only if it is known to pay
     block, operands = Block(), []
     for v in op.operands:
         place = places.get(v)
@@ -171,7 +176,7 @@ def _product(op: Op, region: Region, items: int) -> Product | None:
     """The contraction of an operation on some items with one weight for all; else None, as its
     arithmetic does not depend on how many there are at a time.
     """
-    if isinstance(op, ops.Conv) and op.groups == 1:
+    if isinstance(op, ops.Conv) and op.groups == 1 and op.w not in region.dims:
         sizes = convolution(op)
     elif isinstance(op, ops.Matmul) and op.b not in region.dims and op.b.tensor.rank == 2:
         bits = max(32, op.type.dtype.bits)

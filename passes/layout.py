@@ -133,7 +133,7 @@ class Layout(Pass):
 def convolution(op: Conv) -> Product:
     """The sizes of a convolution as a contraction."""
     return Product(
-        rows=expr.product((op.type.shape[0], *op.type.shape[2:])),
+        rows=expr.product((items(op), *op.type.shape[2:])),
         cols=op.w.shape[0] // op.groups,
         depth=prod(op.w.shape[1:]),
         scattered=max(op.w.shape[2:]) > 1 or max(op.strides) > 1,
@@ -168,17 +168,22 @@ def suits_winograd(op: Conv) -> bool:
     )
 
 
-def image(op: Conv) -> Image:
-    """The sizes of a convolution that suits Winograd's method.
-
-    A batch that is split counts as a whole, so that its results do not depend on how it is.
+def items(op: Conv) -> Dim:
+    """The items of the batch: of one that is split all of them, so that what is chosen, and with it
+    the bits of a result, does not depend on how it is split.
     """
-    n, out, *sides = op.type.shape
-    block = op.parent
+    n, block = op.type.shape[0], op.parent
     while block is not None and isinstance(block.owner, Op):
         if isinstance(block.owner, Scan) and block.owner.n_carry == 0:
             n = n * block.owner.sliced[0].shape[0]
         block = block.owner.parent
+    return n
+
+
+def image(op: Conv) -> Image:
+    """The sizes of a convolution that suits Winograd's method."""
+    _, out, *sides = op.type.shape
+    n = items(op)
     return planned_image((n, *sides, out), op.w.shape[1], op.strides[0])
 
 

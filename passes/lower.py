@@ -12,14 +12,13 @@ from pjit.ir import expr
 from pjit.ir.core import Block, Function, Module, Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
-from pjit.ir.loops import index_checks, kernel_symbols, kernels
+from pjit.ir.loops import index_checks, kernel_symbols, kernels, parallel_extent
 from pjit.ir.opdef import OpDef
 from pjit.ir.ops.basic import Const, Return
-from pjit.ir.ops.control import CONTROL, host_reason
+from pjit.ir.ops.control import CONTROL, Scan, host_reason
 from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.index import INDICES
 from pjit.ir.ops.program import Launch
-from pjit.ir.program import parallel_extent
 from pjit.ir.target import Machine
 from pjit.ir.types import BufferType
 from pjit.passes.bounds import bound_of
@@ -157,7 +156,8 @@ class _Lowering:
         """Lowers a block; returns the work of its largest launch.
 
         Control flow gets the number of shares that a largest launch makes: with less than one, a
-        barrier costs more than a second thread is worth.
+        barrier costs more than a second thread is worth. Where threads can run iterations each for
+        itself, it is that of the largest launches of all iterations.
         """
         most: Dim = 0
         for op in list(block.ops):
@@ -169,6 +169,10 @@ class _Lowering:
                 for region in op.regions:
                     largest = expr.maximum(largest, self.block(region))
                 share = expr.floordiv(largest, 2 * MIN_WORK)
+                if isinstance(op, Scan) and op.n_carry == 0 and isinstance(share, int):
+                    steps = op.sliced[0].shape[0]
+                    all_steps = expr.floordiv(largest * steps, 2 * MIN_WORK)
+                    share = all_steps if isinstance(steps, int) else share
                 op.attrs["schedule"] = (("share", share),)
             else:
                 continue

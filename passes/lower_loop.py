@@ -22,6 +22,9 @@ def lower_loop(k: KernelBuild) -> None:
     if isinstance(root.op, ops.Concat):
         _concat(k, root.op)
         return
+    if isinstance(root.op, ops.Pad) and root.op.mode == "constant" and root.shape[1:]:
+        _pad(k, root.op)
+        return
     window = next((o for o in k.fused.body.ops if reads_windows(o)), None)
     if window is not None and len(root.shape) >= 3 and window.result.shape == root.shape:
         _windows(k, window)
@@ -177,3 +180,26 @@ def _concat(k: KernelBuild, concat: Op) -> None:
             start = start + v.shape[axis]
 
     k.parallel(lead[:n], parts)
+
+
+def _pad(k: KernelBuild, pad: ops.Pad) -> None:
+    """Rows in parts: before what is padded, that, and behind it, which have no guards along it."""
+    shape, low = k.root.shape, pad.low[-1]
+    end = low + pad.x.shape[-1]
+    parts = [(0, low, False), (low, end, True), (end, shape[-1], False)]
+    n = split_parallel(list(shape), 1)
+
+    def row(outer: Sequence[Dim]) -> None:
+        if len(outer) < len(shape) - 1:
+            k.b.loop(0, shape[len(outer)], lambda i: row([*outer, i]))
+            return
+        for lo, hi, inside in parts:
+
+            def element(i: Expr, lo: Dim = lo, inside: bool = inside) -> None:
+                with k.puller.inside_along(str(i) if inside else None):
+                    _finish(k, (*outer, i + lo))
+
+            if lo != hi:
+                k.b.loop(0, hi - lo, element, kind="vector" if inside else "serial")
+
+    k.parallel(shape[:n], row)

@@ -108,7 +108,7 @@ def _sink_out_of(op: Scan, b: Builder) -> list[Value] | None:
     """Moves transpositions of what a loop stacks behind it, where nothing is carried."""
     last = op.body.last
     moved = {i: v.op for i, v in enumerate(last.operands) if isinstance(v.op, Transpose)}
-    moved = {i: t for i, t in moved.items() if t.parent is op.body}
+    moved = {i: t for i, t in moved.items() if t.parent is op.body and len(t.result.uses) == 1}
     if op.n_carry or not moved:
         return None
     for i, t in moved.items():

@@ -18,10 +18,11 @@ from pjit.errors import PjitError, SettingError
 from pjit.explain import steps_of
 from pjit.ir.core import Module
 from pjit.ir.ops import If
-from pjit.ir.program import Segment, view
+from pjit.ir.program import Segment
 from pjit.ir.target import Machine
 from pjit.ir.text import print_module
 from pjit.ir.verify import obligations
+from pjit.ir.view import view
 from pjit.passes.context import Context, Pass
 from pjit.passes.manager import run_pipeline
 from pjit.passes.pipelines import GRAPH, KERNEL

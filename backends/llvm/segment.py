@@ -5,8 +5,9 @@ meet where a launch needs what another one wrote. Loops and branches are those o
 small one is run by one thread (see ``ir/program.py``). ``ir/call.py`` says what is in the context.
 
 In a loop each thread computes its contiguous share of a launch; outside of loops it also helps the
-others (``launch.py``), and so it does with loops whose iterations do not need each other. A thread
-sets its cursors back behind the next meeting, when nobody looks at them any more.
+others (``launch.py``). Of a loop with a room it takes whole iterations, its share and then those of
+others, and all of each launch in them. A thread sets its cursors back behind the next meeting, when
+nobody looks at them any more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pjit.backends.llvm.launch import emit_launcher, part, plan, shares, taken
 from pjit.backends.llvm.sync import emit_barrier
 from pjit.ir.call import BARRIER_WORD, ERROR_WORD, POLL_WORD, STOP_WORD, CallWords
 from pjit.ir.program import (
+    EVEN,
     BranchStep,
     Carry,
     CopyStep,
@@ -227,13 +229,17 @@ class SegmentFunction:
         return self.b.icmp_unsigned("!=", self.b.load(self._slot(slot), typ=_I8), _I8(0))
 
     def _loop(self, step: LoopStep) -> None:
-        """All threads run each iteration; or each thread its own, where there are enough."""
-        if step.room is None:
+        """All threads run each iteration; or each thread its own, see ``Room.used``."""
+        if step.room is None or self.alone:
             self._together(step)
             return
-        enough = self.b.icmp_signed(">=", self._size(step.room.count), self.threads)
+        b, count = self.b, self._size(step.room.count)
+        last = b.sub(self.threads, _I64(1))
+        rounds = b.sdiv(b.add(count, last), self.threads)
+        needed = b.mul(b.mul(rounds, self.threads), _I64(EVEN))
+        used = b.icmp_signed("<=", needed, b.mul(count, _I64(EVEN + 1)))
         before = set(self.moved)
-        with self.b.if_else(enough) as (then, otherwise):
+        with b.if_else(used) as (then, otherwise):
             with then:
                 self._apart(step, step.room)
             self.moved = before

@@ -1,6 +1,7 @@
 """Programs whose native functions time each of their steps.
 
-A thread has a row of cells: for each step the ticks that passed in it and how often it began. What
+A thread has a row of cells: for each step the ticks that passed in it and how often it began, with
+all threads or by itself. What
 is in a step lasts until the next one begins, behind the barrier before that: so it includes the
 wait for threads that were slower. What holds steps gets what is left between them.
 """
@@ -20,6 +21,7 @@ from pjit.backends.llvm.target import LlvmMachine
 from pjit.ir.program import NativeStep, ProgramView, Segment, children
 
 CLOCK = "pjit_clock"
+_CELLS = 3  # of a step: ticks, how often all threads began it, how often this one did by itself
 _LINE = 16  # words of two cache lines, which no two rows share
 _I64, _PTR = ll.IntType(64), ll.PointerType()
 
@@ -39,9 +41,9 @@ class TimedCode:
     ) -> None:
         segments = [s for s in view.steps if isinstance(s, Segment)]
         self.steps = [step for s in segments for step in s.walk()]
-        width = -(-2 * (len(self.steps) + 1) // _LINE) * _LINE
+        width = -(-_CELLS * (len(self.steps) + 1) // _LINE) * _LINE
         self._cells = np.zeros((threads, width), np.int64)
-        cells = {id(step): 2 * i for i, step in enumerate(self.steps)}
+        cells = {id(step): _CELLS * i for i, step in enumerate(self.steps)}
         module = new_module(machine, "timed")
         declared: dict[str, ll.Function] = {}
         for launch, _ in view.launches():
@@ -72,11 +74,13 @@ class TimedCode:
     def read(self) -> np.ndarray:
         """Of each step in the order of ``Segment.walk``: ticks, and how often it ran.
 
-        It is what the thread did that was in the step for the longest time: another one may leave
-        the work to it, if it comes late, or have no part in the step.
+        The ticks are those of the thread that was in the step for the longest time: another one may
+        leave the work to it, if it comes late, or have no part in the step. What threads ran each
+        for itself ran as often as all of them did it together.
         """
-        cells = self._cells[:, : 2 * len(self.steps)].reshape(-1, len(self.steps), 2)
-        return cells.max(axis=0)
+        cells = self._cells[:, : _CELLS * len(self.steps)].reshape(-1, len(self.steps), _CELLS)
+        ticks, together = cells[..., :2].max(axis=0).T
+        return np.stack([ticks, together + cells[..., 2].sum(axis=0)], axis=1)
 
 
 class TimedSegment(SegmentFunction):
@@ -106,7 +110,7 @@ class TimedSegment(SegmentFunction):
         row = b.mul(self.thread, _I64(self.memory.shape[1]))
         self.row = b.gep(start, [row], source_etype=_I64)
         self.running, self.since = b.alloca(_PTR), b.alloca(_I64)
-        b.store(self._cell(2 * len(self.cells)), self.running)  # what no step is charged with
+        b.store(self._cell(_CELLS * len(self.cells)), self.running)  # what no step is charged with
         b.store(_read_clock(b), self.since)
         super()._body()
         self._meet()
@@ -125,7 +129,7 @@ class TimedSegment(SegmentFunction):
         cell = self._cell(self.cells[id(step)])
         b.store(cell, self.running)
         if count:
-            counter = self._cell(self.cells[id(step)] + 1)
+            counter = self._cell(self.cells[id(step)] + (2 if self.alone else 1))
             b.store(b.add(b.load(counter, typ=_I64), _I64(count)), counter)
 
     def _charge(self) -> None:

@@ -31,208 +31,18 @@ figure is then that of the C library.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.ir as llir
 
-from pjit.backends.llvm.vecmath_poly import F32, F64, TWO_OVER_PI_PARTS, Format
-
-LONG = 6  # coefficients of a polynomial that is worth splitting
-
-
-class Lanes:
-    """A float value of one or more lanes with Python's arithmetic; numbers are splatted."""
-
-    __slots__ = ("m", "value")
-
-    def __init__(self, m: _Math, value: Any):
-        self.m = m
-        self.value = value
-
-    def __add__(self, other: Lanes | float) -> Lanes:
-        return self.m.wrap(self.m.b.fadd(self.value, self.m.unwrap(other)))
-
-    def __radd__(self, other: float) -> Lanes:
-        return self.m.wrap(self.m.b.fadd(self.m.unwrap(other), self.value))
-
-    def __sub__(self, other: Lanes | float) -> Lanes:
-        return self.m.wrap(self.m.b.fsub(self.value, self.m.unwrap(other)))
-
-    def __rsub__(self, other: float) -> Lanes:
-        return self.m.wrap(self.m.b.fsub(self.m.unwrap(other), self.value))
-
-    def __mul__(self, other: Lanes | float) -> Lanes:
-        return self.m.wrap(self.m.b.fmul(self.value, self.m.unwrap(other)))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Lanes | float) -> Lanes:
-        return self.m.wrap(self.m.b.fdiv(self.value, self.m.unwrap(other)))
-
-    def __rtruediv__(self, other: float) -> Lanes:
-        return self.m.wrap(self.m.b.fdiv(self.m.unwrap(other), self.value))
-
-    def __neg__(self) -> Lanes:
-        return self.m.wrap(self.m.b.fneg(self.value))
-
-    def __abs__(self) -> Lanes:
-        return self.m.intrinsic("fabs", self)
-
-    def compare(self, operator: str, other: Lanes | float) -> Any:
-        """A mask that is false where either side is NaN (except for `!=`, which is true)."""
-        ordered = self.m.b.fcmp_unordered if operator == "!=" else self.m.b.fcmp_ordered
-        return ordered(operator, self.value, self.m.unwrap(other))
-
-    def __lt__(self, other: Lanes | float) -> Any:
-        return self.compare("<", other)
-
-    def __gt__(self, other: Lanes | float) -> Any:
-        return self.compare(">", other)
-
-    def __ge__(self, other: Lanes | float) -> Any:
-        return self.compare(">=", other)
-
-    def equals(self, other: Lanes | float) -> Any:
-        """The mask of lanes that compare equal."""
-        return self.compare("==", other)
-
-
-class _Math:
-    """The builder, format and width of one emission, and what all functions share."""
-
-    def __init__(self, b: Any, fmt: Format, lanes: int | None, has_fma: bool):
-        self.b = b
-        self.fmt = fmt
-        self.lanes = lanes
-        self.has_fma = has_fma
-        self.float_type = self._widen(fmt.element)
-        self.int_type = self._widen(llir.IntType(fmt.bits))
-
-    def _widen(self, element: Any) -> Any:
-        return element if self.lanes is None else llir.VectorType(element, self.lanes)
-
-    def wrap(self, value: Any) -> Lanes:
-        """An IR value as lanes."""
-        return Lanes(self, value)
-
-    def unwrap(self, x: Lanes | float) -> Any:
-        """The IR value of lanes, or a splatted number."""
-        if isinstance(x, Lanes):
-            return x.value
-        value = float(x)
-        return llir.Constant(self.float_type, value if self.lanes is None else [value] * self.lanes)
-
-    def lift(self, x: Lanes | float) -> Lanes:
-        """Lanes as they are; a number in every lane."""
-        return self.wrap(self.unwrap(x))
-
-    def integer(self, value: int) -> Any:
-        """A splatted integer of the format's width."""
-        return llir.Constant(self.int_type, value if self.lanes is None else [value] * self.lanes)
-
-    def intrinsic(self, name: str, *xs: Lanes, flags: Sequence[str] = ()) -> Lanes:
-        """`llvm.<name>` for this type."""
-        suffix = self.fmt.name if self.lanes is None else f"v{self.lanes}{self.fmt.name}"
-        fn = _declare(self.b.module, f"llvm.{name}.{suffix}", self.float_type, len(xs))
-        return self.wrap(self.b.call(fn, [x.value for x in xs], fastmath=flags))
-
-    def libm(self, name: str, *xs: Lanes) -> Lanes:
-        """A call of the C library's function for each lane."""
-        symbol = name + ("f" if self.fmt is F32 else "")
-        fn = _declare(self.b.module, symbol, self.fmt.element, len(xs))
-        if self.lanes is None:
-            return self.wrap(self.b.call(fn, [x.value for x in xs]))
-        result: Any = llir.Constant(self.float_type, llir.Undefined)
-        for i in range(self.lanes):
-            index = llir.IntType(32)(i)
-            parts = [self.b.extract_element(x.value, index) for x in xs]
-            result = self.b.insert_element(result, self.b.call(fn, parts), index)
-        return self.wrap(result)
-
-    def fma(self, x: Lanes, y: Lanes | float, z: Lanes | float) -> Lanes:
-        """The sum x * y + z, rounded once where the target has the instruction."""
-        if not self.has_fma:
-            return x * y + z
-        return self.intrinsic("fma", x, self.lift(y), self.lift(z))
-
-    def polynomial(self, x: Lanes, coefficients: Sequence[float]) -> Lanes:
-        """The polynomial with these coefficients, lowest power first.
-
-        The even and the odd powers of a long one are summed apart, which takes half as long: the
-        steps of Horner's scheme wait for each other.
-        """
-        if len(coefficients) < LONG or not self.has_fma:
-            return self.horner(x, coefficients)
-        even, odd = (self.horner(x * x, coefficients[i::2]) for i in (0, 1))
-        return self.fma(odd, x, even)
-
-    def horner(self, x: Lanes, coefficients: Sequence[float]) -> Lanes:
-        """The same by Horner's scheme."""
-        acc = self.fma(x, coefficients[-1], coefficients[-2])
-        for c in coefficients[-3::-1]:
-            acc = self.fma(acc, x, c)
-        return acc
-
-    def poly(self, name: str, x: Lanes) -> Lanes:
-        """A fitted polynomial of this format."""
-        return self.polynomial(x, self.fmt.poly[name])
-
-    def odd_poly(self, name: str, x: Lanes, z: Lanes) -> Lanes:
-        """The sum x + x * z * p(z)."""
-        return self.fma(x * z, self.poly(name, z), x)
-
-    def select(self, mask: Any, x: Lanes | float, y: Lanes | float) -> Lanes:
-        """Lanes of x where the mask is set, else of y."""
-        return self.wrap(self.b.select(mask, self.unwrap(x), self.unwrap(y)))
-
-    def maximum(self, x: Lanes, y: Lanes | float) -> Lanes:
-        """The greater, NaN if either is; zeros of both signs are equal."""
-        return self.intrinsic("maximum", x, self.lift(y), flags=("nsz",))
-
-    def minimum(self, x: Lanes, y: Lanes | float) -> Lanes:
-        """The smaller, NaN if either is; zeros of both signs are equal."""
-        return self.intrinsic("minimum", x, self.lift(y), flags=("nsz",))
-
-    def copysign(self, x: Lanes, sign: Lanes) -> Lanes:
-        """The magnitude of x with the other sign bit."""
-        return self.intrinsic("copysign", x, sign)
-
-    def bits(self, x: Lanes) -> Any:
-        """The bit patterns as integers."""
-        return self.b.bitcast(x.value, self.int_type)
-
-    def from_bits(self, value: Any) -> Lanes:
-        """Integers taken as bit patterns."""
-        return self.wrap(self.b.bitcast(value, self.float_type))
-
-    def convert(self, fmt: Format) -> _Math:
-        """The same emission in another format."""
-        return _Math(self.b, fmt, self.lanes, self.has_fma)
-
-
-def _declare(module: Any, name: str, ty: Any, arity: int) -> Any:
-    fn = module.globals.get(name)
-    return fn or llir.Function(module, llir.FunctionType(ty, [ty] * arity), name)
-
-
-def _through_f64(function: Callable[..., Lanes]) -> Callable[..., Lanes]:
-    """The function of f32 computed in f64."""
-
-    def wrapped(m: _Math, *xs: Lanes) -> Lanes:
-        if m.fmt is F64:
-            return function(m, *xs)
-        wide = m.convert(F64)
-        result = function(wide, *[wide.wrap(m.b.fpext(x.value, wide.float_type)) for x in xs])
-        return m.wrap(m.b.fptrunc(result.value, m.float_type))
-
-    return wrapped
-
+from pjit.backends.llvm.vecmath_lanes import Lanes, Math, through_f64
+from pjit.backends.llvm.vecmath_poly import F32, F64, TWO_OVER_PI_PARTS
 
 # exp
 
 
-def _exp_reduce(m: _Math, x: Lanes) -> tuple[Lanes, Any, Lanes]:
+def _exp_reduce(m: Math, x: Lanes) -> tuple[Lanes, Any, Lanes]:
     """Splits x into n * ln 2 + r, n = rint(x / ln 2).
 
     Returns:
@@ -245,7 +55,7 @@ def _exp_reduce(m: _Math, x: Lanes) -> tuple[Lanes, Any, Lanes]:
     return m.fma(r * r, m.poly("exp", r), r), m.bits(t), n
 
 
-def _scale(m: _Math, x: Lanes, n: Any) -> Lanes:
+def _scale(m: Math, x: Lanes, n: Any) -> Lanes:
     """The product x * 2**n with one rounding, for |n| up to twice the exponent range."""
     one = m.integer(m.fmt.pattern(1.0))
     mantissa, exponent = m.integer(m.fmt.mantissa), m.integer(-1 << m.fmt.mantissa)
@@ -254,30 +64,30 @@ def _scale(m: _Math, x: Lanes, n: Any) -> Lanes:
     return x * m.from_bits(m.b.add(rest, one)) * m.from_bits(m.b.add(half, one))
 
 
-def _pow2(m: _Math, n: Any, factor: float = 1.0) -> Lanes:
+def _pow2(m: Math, n: Any, factor: float = 1.0) -> Lanes:
     """The product 2**n * factor, for normal results."""
     shifted = m.b.shl(n, m.integer(m.fmt.mantissa))
     return m.from_bits(m.b.add(shifted, m.integer(m.fmt.pattern(factor))))
 
 
-def _exp(m: _Math, x: Lanes) -> Lanes:
+def _exp(m: Math, x: Lanes) -> Lanes:
     e, n, _ = _exp_reduce(m, m.minimum(m.maximum(x, m.fmt.exp_min), m.fmt.exp_max))
     return _scale(m, 1 + e, n)
 
 
-def _exp_moderate(m: _Math, x: Lanes) -> Lanes:
+def _exp_moderate(m: Math, x: Lanes) -> Lanes:
     """Exp where the result is a normal number."""
     e, n, _ = _exp_reduce(m, x)
     return (1 + e) * _pow2(m, n)
 
 
-def _half_exp(m: _Math, x: Lanes) -> Lanes:
+def _half_exp(m: Math, x: Lanes) -> Lanes:
     """exp(x) / 2 for x >= 0, finite where exp(x) alone would overflow."""
     e, n, _ = _exp_reduce(m, m.minimum(x, m.fmt.exp_max))
     return _scale(m, 1 + e, m.b.sub(n, m.integer(1)))
 
 
-def _exp2(m: _Math, x: Lanes) -> Lanes:
+def _exp2(m: Math, x: Lanes) -> Lanes:
     bound = float(m.fmt.bias + m.fmt.mantissa + 3)
     x = m.minimum(m.maximum(x, -bound), bound)
     t = x + m.fmt.round_magic
@@ -285,7 +95,7 @@ def _exp2(m: _Math, x: Lanes) -> Lanes:
     return _scale(m, m.fma(r, m.poly("exp2", r), 1.0), m.bits(t))
 
 
-def _expm1(m: _Math, x: Lanes) -> Lanes:
+def _expm1(m: Math, x: Lanes) -> Lanes:
     e, n, n_float = _exp_reduce(m, m.minimum(m.maximum(x, m.fmt.expm1_min), m.fmt.expm1_max))
     # n = 1 + the largest exponent occurs, so the scale is 2**(n - 1)
     scale = _pow2(m, m.b.sub(n, m.integer(1)))
@@ -293,16 +103,16 @@ def _expm1(m: _Math, x: Lanes) -> Lanes:
     return m.copysign(m.select(n_float.equals(0.0), e, scaled + scaled), x)
 
 
-def _sigmoid(m: _Math, x: Lanes) -> Lanes:
+def _sigmoid(m: Math, x: Lanes) -> Lanes:
     e = _exp(m, -abs(x))
     return m.select(x < 0.0, e, 1.0) / (1 + e)
 
 
-def _softplus(m: _Math, x: Lanes) -> Lanes:
+def _softplus(m: Math, x: Lanes) -> Lanes:
     return m.maximum(x, 0.0) + _log1p(m, _exp(m, -abs(x)))
 
 
-def _tanh(m: _Math, x: Lanes) -> Lanes:
+def _tanh(m: Math, x: Lanes) -> Lanes:
     a = abs(x)
     small = m.odd_poly("tanh", a, a * a)
     a_bounded = m.minimum(a, m.fmt.tanh_max)
@@ -310,19 +120,19 @@ def _tanh(m: _Math, x: Lanes) -> Lanes:
     return m.copysign(m.select(a < 0.57, small, large), x)
 
 
-def _sinh(m: _Math, x: Lanes) -> Lanes:
+def _sinh(m: Math, x: Lanes) -> Lanes:
     a = abs(x)
     half = _half_exp(m, a)
     large = half - 0.25 / half
     return m.copysign(m.select(a < 1.0, m.odd_poly("sinh", a, a * a), large), x)
 
 
-def _cosh(m: _Math, x: Lanes) -> Lanes:
+def _cosh(m: Math, x: Lanes) -> Lanes:
     half = _half_exp(m, abs(x))
     return half + 0.25 / half
 
 
-def _erf(m: _Math, x: Lanes) -> Lanes:
+def _erf(m: Math, x: Lanes) -> Lanes:
     a = abs(x)
     small = m.fma(a, m.poly("erf", a * a), a)
     c = m.minimum(a, m.fmt.erf_max)
@@ -330,7 +140,7 @@ def _erf(m: _Math, x: Lanes) -> Lanes:
     return m.copysign(m.select(a < 0.925, small, large), x)
 
 
-def _normal_tail(m: _Math, a: Lanes) -> Lanes:
+def _normal_tail(m: Math, a: Lanes) -> Lanes:
     """The normal distribution's integral up to -a, for a >= 0."""
     if m.fmt is F32:
         a = m.minimum(a, 10.48)  # t is -126 there, so that the result is 0
@@ -345,7 +155,7 @@ def _normal_tail(m: _Math, a: Lanes) -> Lanes:
     return 0.5 * m.select(c < m.fmt.erf_max, tail, 0.0)
 
 
-def _gelu(m: _Math, x: Lanes) -> Lanes:
+def _gelu(m: Math, x: Lanes) -> Lanes:
     tail = _normal_tail(m, abs(x))
     return x * m.select(x > 0.0, 1 - tail, tail)
 
@@ -353,7 +163,7 @@ def _gelu(m: _Math, x: Lanes) -> Lanes:
 # log
 
 
-def _log_split(m: _Math, x: Lanes) -> tuple[Any, Lanes]:
+def _log_split(m: Math, x: Lanes) -> tuple[Any, Lanes]:
     """Splits x into 2**k * f with sqrt(1/2) <= f < sqrt(2), for normal x > 0.
 
     Returns:
@@ -366,13 +176,13 @@ def _log_split(m: _Math, x: Lanes) -> tuple[Any, Lanes]:
     return m.b.lshr(i, m.integer(m.fmt.mantissa)), f - 1
 
 
-def _exponent(m: _Math, biased: Any, bias: Lanes | float) -> Lanes:
+def _exponent(m: Math, biased: Any, bias: Lanes | float) -> Lanes:
     """A small non-negative integer as a float, less the bias."""
     unit = 2.0**m.fmt.mantissa
     return m.from_bits(m.b.or_(biased, m.integer(m.fmt.pattern(unit)))) - (bias + unit)
 
 
-def _log_normalised(m: _Math, x: Lanes) -> tuple[Lanes, Lanes]:
+def _log_normalised(m: Math, x: Lanes) -> tuple[Lanes, Lanes]:
     """The exponent as a float, and the fraction less 1, of x > 0, subnormal or not."""
     bias = float(m.fmt.bias)
     up = m.fmt.mantissa + 1
@@ -381,7 +191,7 @@ def _log_normalised(m: _Math, x: Lanes) -> tuple[Lanes, Lanes]:
     return _exponent(m, biased, m.select(tiny, bias + up, bias)), f
 
 
-def _log_tail(m: _Math, f: Lanes) -> Lanes:
+def _log_tail(m: Math, f: Lanes) -> Lanes:
     """log(1 + f) - f, for the fractions of `_log_split`."""
     square = f * f
     if m.fmt is F32:
@@ -392,31 +202,31 @@ def _log_tail(m: _Math, f: Lanes) -> Lanes:
     return s * m.fma(z, m.poly("log", z), half) - half
 
 
-def _log_ends(m: _Math, x: Lanes, result: Lanes, zero: float) -> Lanes:
+def _log_ends(m: Math, x: Lanes, result: Lanes, zero: float) -> Lanes:
     """The result with log's values at and below its singularity, at inf and at NaN."""
     result = m.select(x < math.inf, result, x)
     result = m.select(x.equals(zero), -math.inf, result)
     return m.select(x < zero, math.nan, result)
 
 
-def _log_sum(m: _Math, k: Lanes, f: Lanes) -> Lanes:
+def _log_sum(m: Math, k: Lanes, f: Lanes) -> Lanes:
     """The sum k * ln 2 + log(1 + f)."""
     tail = m.fma(k, m.fmt.ln2_lo, _log_tail(m, f))
     return m.fma(k, m.fmt.ln2_hi, f + tail)
 
 
-def _log(m: _Math, x: Lanes) -> Lanes:
+def _log(m: Math, x: Lanes) -> Lanes:
     return _log_ends(m, x, _log_sum(m, *_log_normalised(m, x)), 0.0)
 
 
-def _log2(m: _Math, x: Lanes) -> Lanes:
+def _log2(m: Math, x: Lanes) -> Lanes:
     k, f = _log_normalised(m, x)
     tail = _log_tail(m, f)
     c = m.fmt.log2e_minus_1
     return _log_ends(m, x, m.fma(f, c, m.fma(tail, c, tail)) + f + k, 0.0)
 
 
-def _log1p(m: _Math, x: Lanes) -> Lanes:
+def _log1p(m: Math, x: Lanes) -> Lanes:
     huge = x > m.fmt.log_huge
     scaled = m.select(huge, x * 2.0**-64, x)
     bias = m.fmt.bias
@@ -431,7 +241,7 @@ def _log1p(m: _Math, x: Lanes) -> Lanes:
 # trigonometry
 
 
-def _quarter_turns(m: _Math, x: Lanes) -> tuple[Lanes, Any]:
+def _quarter_turns(m: Math, x: Lanes) -> tuple[Lanes, Any]:
     """An f32 angle x >= 0 of any magnitude as r + q * pi / 2, |r| <= pi / 4.
 
     Multiplies by 2 / pi in f64, in parts whose products with x are exact (Payne and Hanek). Whole
@@ -458,17 +268,17 @@ def _quarter_turns(m: _Math, x: Lanes) -> tuple[Lanes, Any]:
     return r, m.b.trunc(wide.bits(t), m.int_type)
 
 
-def _mask_bit(m: _Math, value: Any, bit: int) -> Any:
+def _mask_bit(m: Math, value: Any, bit: int) -> Any:
     return m.b.icmp_unsigned("!=", m.b.and_(value, m.integer(bit)), m.integer(0))
 
 
-def _flip_sign(m: _Math, x: Lanes, sign: Any) -> Lanes:
+def _flip_sign(m: Math, x: Lanes, sign: Any) -> Lanes:
     """Lanes of x with the sign flipped where the top bit of an integer is set."""
     top = m.b.and_(sign, m.integer(1 << (m.fmt.bits - 1)))
     return m.from_bits(m.b.xor(m.bits(x), top))
 
 
-def _sin_quadrant(m: _Math, r: Lanes, quadrant: Any) -> Lanes:
+def _sin_quadrant(m: Math, r: Lanes, quadrant: Any) -> Lanes:
     """sin(r + quadrant * pi / 2)."""
     z = r * r
     sine = m.odd_poly("sin", r, z)
@@ -477,20 +287,20 @@ def _sin_quadrant(m: _Math, r: Lanes, quadrant: Any) -> Lanes:
     return _flip_sign(m, result, m.b.shl(quadrant, m.integer(m.fmt.bits - 2)))
 
 
-def _sin(m: _Math, x: Lanes) -> Lanes:
+def _sin(m: Math, x: Lanes) -> Lanes:
     if m.fmt is F64:
         return m.libm("sin", x)
     return _flip_sign(m, _sin_quadrant(m, *_quarter_turns(m, abs(x))), m.bits(x))
 
 
-def _cos(m: _Math, x: Lanes) -> Lanes:
+def _cos(m: Math, x: Lanes) -> Lanes:
     if m.fmt is F64:
         return m.libm("cos", x)
     r, quadrant = _quarter_turns(m, abs(x))
     return _sin_quadrant(m, r, m.b.add(quadrant, m.integer(1)))
 
 
-def _tan(m: _Math, x: Lanes) -> Lanes:
+def _tan(m: Math, x: Lanes) -> Lanes:
     if m.fmt is F64:
         return m.libm("tan", x)
     r, quadrant = _quarter_turns(m, abs(x))
@@ -499,7 +309,7 @@ def _tan(m: _Math, x: Lanes) -> Lanes:
     return _flip_sign(m, m.select(odd, -1.0, t) / m.select(odd, t, 1.0), m.bits(x))
 
 
-def _asin_parts(m: _Math, x: Lanes) -> tuple[Any, Lanes]:
+def _asin_parts(m: Math, x: Lanes) -> tuple[Any, Lanes]:
     """The mask |x| > 1/2; asin(|x|) where it is unset, else asin(sqrt((1 - |x|) / 2))."""
     a = abs(x)
     big = a > 0.5
@@ -507,12 +317,12 @@ def _asin_parts(m: _Math, x: Lanes) -> tuple[Any, Lanes]:
     return big, m.odd_poly("asin", m.select(big, m.intrinsic("sqrt", z), a), z)
 
 
-def _asin(m: _Math, x: Lanes) -> Lanes:
+def _asin(m: Math, x: Lanes) -> Lanes:
     big, p = _asin_parts(m, x)
     return m.copysign(m.select(big, m.fmt.pi_2_hi - (p + p - m.fmt.pi_2_lo), p), x)
 
 
-def _acos(m: _Math, x: Lanes) -> Lanes:
+def _acos(m: Math, x: Lanes) -> Lanes:
     big, p = _asin_parts(m, x)
     negative = x < 0.0
     hi, lo = m.fmt.pi_2_hi, m.fmt.pi_2_lo
@@ -521,7 +331,7 @@ def _acos(m: _Math, x: Lanes) -> Lanes:
     return m.select(big, near_one, hi - (signed - lo))
 
 
-def _atan_quotient(m: _Math, y: Lanes, x: Lanes) -> Lanes:
+def _atan_quotient(m: Math, y: Lanes, x: Lanes) -> Lanes:
     """atan(y / x) for y, x >= 0, in [0, pi / 2]."""
     steep = y > x
     t = m.select(steep, x, y) / m.select(steep, y, x)
@@ -530,11 +340,11 @@ def _atan_quotient(m: _Math, y: Lanes, x: Lanes) -> Lanes:
     return m.select(steep, m.fmt.pi_2_hi - (p - m.fmt.pi_2_lo), p)
 
 
-def _atan(m: _Math, x: Lanes) -> Lanes:
+def _atan(m: Math, x: Lanes) -> Lanes:
     return m.copysign(_atan_quotient(m, abs(x), m.lift(1.0)), x)
 
 
-def _atan2(m: _Math, y: Lanes, x: Lanes) -> Lanes:
+def _atan2(m: Math, y: Lanes, x: Lanes) -> Lanes:
     first = _atan_quotient(m, abs(y), abs(x))
     left = m.copysign(m.lift(1.0), x) < 0.0
     reflected = 2 * m.fmt.pi_2_hi - (first - 2 * m.fmt.pi_2_lo)
@@ -544,7 +354,7 @@ def _atan2(m: _Math, y: Lanes, x: Lanes) -> Lanes:
 # inverse hyperbolic functions
 
 
-def _asinh(m: _Math, x: Lanes) -> Lanes:
+def _asinh(m: Math, x: Lanes) -> Lanes:
     a = abs(x)
     huge = a > m.fmt.log_huge**0.5
     square = a * a
@@ -553,14 +363,14 @@ def _asinh(m: _Math, x: Lanes) -> Lanes:
     return m.copysign(m.select(huge, result + math.log(2), result), x)
 
 
-def _acosh(m: _Math, x: Lanes) -> Lanes:
+def _acosh(m: Math, x: Lanes) -> Lanes:
     huge = x > m.fmt.log_huge**0.5
     t = x - 1
     result = _log1p(m, m.select(huge, x, t + m.intrinsic("sqrt", t * (t + 2))))
     return m.select(x < 1.0, math.nan, m.select(huge, result + math.log(2), result))
 
 
-def _atanh(m: _Math, x: Lanes) -> Lanes:
+def _atanh(m: Math, x: Lanes) -> Lanes:
     a = abs(x)
     return m.copysign(0.5 * _log1p(m, (a + a) / (1 - a)), x)
 
@@ -568,11 +378,11 @@ def _atanh(m: _Math, x: Lanes) -> Lanes:
 # powers, remainders, extrema
 
 
-def _pow(m: _Math, x: Lanes, y: Lanes) -> Lanes:
+def _pow(m: Math, x: Lanes, y: Lanes) -> Lanes:
     if m.fmt is F64:
         return m.libm("pow", x, y)
     a = abs(x)
-    magnitude = _through_f64(lambda w, p, q: _exp2(w, q * _log2(w, p)))(m, a, y)
+    magnitude = through_f64(lambda w, p, q: _exp2(w, q * _log2(w, p)))(m, a, y)
     magnitude = m.select(m.b.or_(a.equals(1.0), y.equals(0.0)), 1.0, magnitude)
     half = y * 0.5
     whole = y.equals(m.intrinsic("trunc", y))
@@ -582,17 +392,17 @@ def _pow(m: _Math, x: Lanes, y: Lanes) -> Lanes:
     return m.select(no_root, math.nan, signed)
 
 
-def _fmod(m: _Math, x: Lanes, y: Lanes) -> Lanes:
+def _fmod(m: Math, x: Lanes, y: Lanes) -> Lanes:
     return m.libm("fmod", x, y)
 
 
-def _mod(m: _Math, x: Lanes, y: Lanes) -> Lanes:
+def _mod(m: Math, x: Lanes, y: Lanes) -> Lanes:
     r = _fmod(m, x, y)
     opposite = m.b.xor(r < 0.0, y < 0.0)
     return m.select(r.equals(0.0), m.copysign(r, y), m.select(opposite, r + y, r))
 
 
-def _rsqrt(m: _Math, x: Lanes) -> Lanes:
+def _rsqrt(m: Math, x: Lanes) -> Lanes:
     return 1 / m.intrinsic("sqrt", x)
 
 
@@ -617,12 +427,12 @@ _UNARY: dict[str, Callable[..., Lanes]] = {
     "sin": _sin,
     "cos": _cos,
     "tan": _tan,
-    "asin": _through_f64(_asin),
-    "acos": _through_f64(_acos),
+    "asin": through_f64(_asin),
+    "acos": through_f64(_acos),
     "atan": _atan,
-    "asinh": _through_f64(_asinh),
-    "acosh": _through_f64(_acosh),
-    "atanh": _through_f64(_atanh),
+    "asinh": through_f64(_asinh),
+    "acosh": through_f64(_acosh),
+    "atanh": through_f64(_atanh),
     "sqrt": _intrinsic("sqrt"),
     "rsqrt": _rsqrt,
     "floor": _intrinsic("floor"),
@@ -633,13 +443,13 @@ _UNARY: dict[str, Callable[..., Lanes]] = {
 _BINARY: dict[str, Callable[..., Lanes]] = {
     "atan2": _atan2,
     "pow": _pow,
-    "copysign": _Math.copysign,
+    "copysign": Math.copysign,
     "mod": _mod,
     "fmod": _fmod,
-    "maximum": _Math.maximum,
-    "minimum": _Math.minimum,
+    "maximum": Math.maximum,
+    "minimum": Math.minimum,
 }
-_TERNARY: dict[str, Callable[..., Lanes]] = {"fma": _Math.fma}
+_TERNARY: dict[str, Callable[..., Lanes]] = {"fma": Math.fma}
 _FUNCTIONS = _UNARY | _BINARY | _TERNARY
 
 NAMES: dict[int, tuple[str, ...]] = {1: (*_UNARY,), 2: (*_BINARY,), 3: (*_TERNARY,)}
@@ -676,5 +486,5 @@ def emit(name: str, b: llir.IRBuilder, *xs: Any, has_fma: bool = True) -> Any:
     if fmt is None or any(x.type != ty for x in xs):
         types = ", ".join(str(x.type) for x in xs)
         raise TypeError(f"{name}: expected float or double arguments of one type, got {types}")
-    m = _Math(b, fmt, ty.count if is_vector else None, has_fma)
+    m = Math(b, fmt, ty.count if is_vector else None, has_fma)
     return _FUNCTIONS[name](m, *[m.wrap(x) for x in xs]).value

@@ -331,6 +331,8 @@ class Pad(OpDef, name="pad"):
         Sample((Arg(()),), {"low": (), "high": ()}, (f32,)),
         Sample((Arg((0, 4)),), {"low": (1, 0), "high": (0, 0), "value": float("-inf")}, (f32,)),
         Sample((Arg((2, 3, 1, 7)),), {"low": (0, 0, 1, 1), "high": (0, 0, 1, 1)}, (f32,)),
+        Sample((Arg((3, 0)),), {"low": (1, 1), "high": (0, 2), "value": 1.5}, (f32,)),
+        Sample((Arg((2, 19)),), {"low": (0, 1), "high": (1, 9), "value": 1.5}, (f32,)),
         Sample((Arg((1, 5)),), {"low": (2, 0), "high": (0, 1), "mode": "edge"}, (f32,)),
     )
 

@@ -14,8 +14,9 @@ from pjit.ir import ops
 from pjit.ir.arrays import aligned_empty
 from pjit.ir.core import Block, Module
 from pjit.ir.loops import For, kernels
-from pjit.ir.program import ProgramView, view
+from pjit.ir.program import ProgramView
 from pjit.ir.text import parse_module, print_module
+from pjit.ir.view import view
 from pjit.runtime.container import Bytes, Container, array_sections
 
 _PIECE = 8 << 20  # bytes of a mapped file that are copied at a time

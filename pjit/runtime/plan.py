@@ -10,7 +10,7 @@ import ctypes
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -264,17 +264,17 @@ class Plan:
     def _place(self, rooms: Sequence[Placement]) -> None:
         """Places the slots of the arena, and the rooms with what is in them."""
         layout, slots = self.layout, self.layout.view.slots
-        whole = []
+        whole, unshared = [], 0
         for room, inner in zip(layout.rooms, rooms, strict=True):
             count = evaluate(layout.view.sizes[room.count], self.values)
-            copies = layout.threads if count >= layout.threads else 1
+            copies = layout.threads if Room.used(count, layout.threads) else 1
             whole.append(Interval(copies * inner.peak, room.first, room.last))
-        self.placement = place([*(self._interval(slots[i]) for i in layout.arena), *whole])
-        offsets = self.placement.offsets
-        self.places = dict(zip(layout.arena, offsets, strict=False))
-        for room, inner, start in zip(
-            layout.rooms, rooms, offsets[len(layout.arena) :], strict=True
-        ):
+            unshared += copies * (inner.total - inner.peak)
+        found = place([*(self._interval(slots[i]) for i in layout.arena), *whole])
+        self.placement = replace(found, total=found.total + unshared)
+        alone = len(layout.arena)
+        self.places = dict(zip(layout.arena, found.offsets[:alone], strict=True))
+        for room, inner, start in zip(layout.rooms, rooms, found.offsets[alone:], strict=True):
             self.places |= {i: start + at for i, at in zip(room.slots, inner.offsets, strict=True)}
 
     def _interval(self, slot: Slot) -> Interval:

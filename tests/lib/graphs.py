@@ -11,9 +11,10 @@ from pjit.ir import expr, ops
 from pjit.ir.builder import Builder
 from pjit.ir.core import Block, Function, Loc, Module, Value
 from pjit.ir.interp import interpret_kernel
-from pjit.ir.program import Segment, view
+from pjit.ir.program import Segment
 from pjit.ir.target import Machine
 from pjit.ir.types import TensorType, dtype
+from pjit.ir.view import view
 from pjit.passes.context import Context
 from pjit.passes.decompose import Decompose
 from pjit.passes.fuse import Fuse

@@ -15,8 +15,9 @@ from pjit.ir import expr
 from pjit.ir.arrays import aligned_copy
 from pjit.ir.call import ERROR_WORD, CallWords
 from pjit.ir.core import Module
-from pjit.ir.program import Segment, view
+from pjit.ir.program import Segment
 from pjit.ir.types import TensorType
+from pjit.ir.view import view
 
 ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 

@@ -14,7 +14,7 @@ from pjit.backends.llvm.module import NativeCode, compile_module, new_module
 from pjit.backends.llvm.target import LlvmMachine
 from pjit.ir import expr
 from pjit.ir.core import Function
-from pjit.ir.program import parallel_extent
+from pjit.ir.loops import parallel_extent
 
 
 def module_of(kernel: Function, target: LlvmMachine, error_base: int = 0) -> ir.Module:

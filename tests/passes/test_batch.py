@@ -12,9 +12,11 @@ from rewriting import find
 from pjit.compiler import compile_module
 from pjit.ir import ops, tensor
 from pjit.ir.core import Module
+from pjit.ir.expr import sym
+from pjit.ir.interp import interpret
 from pjit.ir.program import LoopStep, Segment
 from pjit.ir.target import Machine
-from pjit.ir.types import f32
+from pjit.ir.types import f32, i64
 from pjit.passes.batch import Batch, choose, reach, split
 from pjit.passes.context import Context
 from pjit.passes.manager import run_pipeline
@@ -85,6 +87,50 @@ def test_parts_are_as_large_as_the_caches_allow():
     region = reach(network(64, side=32), 64)
     parts = [choose(region, replace(MACHINE, l2=1 << n))[1] for n in (18, 19, 20)]
     assert parts == [1, 2, 4]
+
+
+def test_what_one_operation_needs_whole_is_not_sliced_for_another():
+    """The table is looked up in at the start, and added by item at the end."""
+
+    def build(b, x, indices):
+        table = b.constant(array(8, 8))
+        return b(ops.Add, b(ops.Add, x, b(ops.Gather, table, indices, axis=0)), table)
+
+    module = graph(build, [tensor(f32, 8, 8), tensor(i64, 8)])
+    region = reach(module, 8)
+    assert [op.op_name for op in region.ops] == ["gather", "add"]
+    split(module, region, 2)
+    x, indices = array(8, 8), np.zeros(8, np.int64)
+    want = x + array(8, 8)[indices] + array(8, 8)
+    np.testing.assert_allclose(interpret(module, x, indices)[0], want, rtol=1e-6)
+
+
+def test_free_sizes_beside_the_batch_are_left_alone():
+    def build(b, x):
+        plain = {"strides": (1, 1), "pads": (0,) * 4, "dilations": (1, 1)}
+        return b(ops.Conv, x, b.constant(array(32, 3, 1, 1)), **plain)
+
+    assert not reach(graph(build, [tensor(f32, 8, 3, sym("H"), 64)]), 8).ops
+
+
+@pytest.mark.parametrize("part", [1, 2, 4])
+def test_infinities_spread_as_they_do_in_the_whole_batch(part):
+    """Positions of few channels are computed side by side: how many is chosen for all items."""
+
+    def build(b, x):
+        conv = {"strides": (1, 1), "pads": (2,) * 4, "dilations": (1, 1)}
+        return b(ops.Conv, x, b.constant(array(3, 4, 5, 5)), **conv)
+
+    x, results = array(8, 4, 12, 12), []
+    x[3, 1, 5, 5] = np.inf
+    for n in (None, part):
+        module = graph(build, [tensor(f32, 8, 4, 12, 12)])
+        if n:
+            split(module, reach(module, 8), n)
+        program = compile_module(module, threads=1, cache=False)
+        results.append(np.asarray(program([x])[0]))
+        program.close()
+    np.testing.assert_array_equal(*results)
 
 
 def test_transpositions_of_layouts_do_not_stay_at_the_border():

@@ -254,6 +254,44 @@ def test_no_iterations_that_do_not_need_each_other(make, queued):
     agree(make, queued, empty, *arrays((0, 900, 80), (80, 80)), np.zeros(0, np.int64))
 
 
+CHOSEN = """
+graph @main(%x: f32[9,900,80], %c: bool[9], %w: f32[80,80]) -> f32[K,900,80] {
+  %i = nonzero %c : i64[1,K]
+  %j = reshape %i {shape=[K]} : i64[K]
+  %g = gather %x, %j {axis=0} : f32[K,900,80]
+  %ys = scan %g {n_carry=0} : f32[K,900,80] { (%xi: f32[900,80]):
+    %a = matmul %xi, %w : f32[900,80]
+    %m = reduce.max %a {axes=[0], keepdims=true} : f32[1,80]
+    %d = sub %a, %m : f32[900,80]
+    yield %d
+  }
+  return %ys
+}
+"""
+
+
+def test_iterations_that_the_data_count(make):
+    x, w = arrays((9, 900, 80), (80, 80))
+    c = np.arange(9) % 3 > 0
+    (got,) = make(CHOSEN)([x, c, w])
+    (want,) = interpret(parse_module(CHOSEN), x, c, w)
+    np.testing.assert_allclose(np.asarray(got), want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("count", "apart"), [(3, False), (4, True), (6, False), (7, True)])
+def test_threads_have_rooms_where_their_shares_are_about_even(make, count, apart):
+    x, w = arrays((count, 900, 80), (80, 80))
+    memory = []
+    for threads in (1, 4):
+        program = make(APART.replace("N", str(count)), threads=threads)
+        program([x, w, np.zeros(count, np.int64)])
+        memory.append(program.memory())
+    assert memory[0]["peak"] < memory[0]["unshared"]
+    assert memory[1]["peak"] < memory[1]["unshared"]
+    assert (memory[1]["peak"] > 3 * memory[0]["peak"]) == apart
+    assert (memory[1]["unshared"] > 3 * memory[0]["unshared"]) == apart
+
+
 @pytest.mark.parametrize("m", [SMALL, LARGE])
 @pytest.mark.parametrize("text", [SCAN, SWAP])
 def test_no_iteration(make, queued, text, m):

@@ -118,9 +118,9 @@ def test_a_step_takes_what_its_slowest_thread_takes(make, timed) -> None:
     """The first thread may come when another one has done all, or have no part in the step."""
     program = timed(make(MATMUL, threads=2))
     cells = program.clocks._cells
-    cells[0, :6] = (3, 1, 50, 1, 0, 0)
-    cells[1, :6] = (90, 1, 40, 1, 7, 2)
-    np.testing.assert_array_equal(program.clocks.read()[:3], [(90, 1), (50, 1), (7, 2)])
+    cells[0, :12] = (3, 1, 0, 50, 1, 0, 0, 0, 0, 8, 0, 5)
+    cells[1, :12] = (90, 1, 0, 40, 1, 0, 7, 2, 0, 6, 0, 4)  # the last one each for itself
+    np.testing.assert_array_equal(program.clocks.read()[:4], [(90, 1), (50, 1), (7, 2), (8, 9)])
     program.close()
 
 
@@ -160,6 +160,27 @@ def test_counts_in_loops(make, threads: int, m: int) -> None:
     launches = [s for s in report.steps if s.kind not in ("control", "copy")]
     assert launches
     assert all(s.measured > 0 for s in launches)
+
+
+APART = """
+graph @main(%x: f32[40,900,80], %w: f32[80,80]) -> f32[40,900,80] {
+  %ys = scan %x {n_carry=0} : f32[40,900,80] { (%xi: f32[900,80]):
+    %a = matmul %xi, %w : f32[900,80]
+    %m = reduce.max %a {axes=[0], keepdims=true} : f32[1,80]
+    %d = sub %a, %m : f32[900,80]
+    yield %d
+  }
+  return %ys
+}
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_counts_of_iterations_that_threads_run_each_for_itself(make, threads: int) -> None:
+    program = make(APART, threads=threads)
+    report = program.report(random(40, 900, 80), random(80, 80))
+    counts = {s.count for s in report.steps if s.kind == "tile" or "sub" in s.operators}
+    assert counts == {40}
 
 
 def test_a_count_that_the_data_decide_is_not_known(make) -> None:
