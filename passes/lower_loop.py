@@ -22,7 +22,8 @@ def lower_loop(k: KernelBuild) -> None:
     if isinstance(root.op, ops.Concat):
         _concat(k, root.op)
         return
-    if isinstance(root.op, ops.Pad) and root.op.mode == "constant" and root.shape[1:]:
+    simd = k.machine.simd and len(root.shape) > 1
+    if isinstance(root.op, ops.Pad) and root.op.mode == "constant" and simd:
         _pad(k, root.op)
         return
     window = next((o for o in k.fused.body.ops if reads_windows(o)), None)
