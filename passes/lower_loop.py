@@ -99,7 +99,7 @@ def _windows(k: KernelBuild, window: Op) -> None:
             for lo, hi, inside in parts:
 
                 def pixel(w: Expr, lo: Dim = lo, inside: bool = inside) -> None:
-                    with k.puller.inside_along(str(w) if inside else None):
+                    with k.puller.inside_along(window, str(w) if inside else None):
                         _finish(k, (*i, w + lo, c))
 
                 k.b.loop(0, hi - lo, pixel, unroll=_unroll(window) if inside else 1)
@@ -197,7 +197,7 @@ def _pad(k: KernelBuild, pad: ops.Pad) -> None:
         for lo, hi, inside in parts:
 
             def element(i: Expr, lo: Dim = lo, inside: bool = inside) -> None:
-                with k.puller.inside_along(str(i) if inside else None):
+                with k.puller.inside_along(pad, str(i) if inside else None):
                     _finish(k, (*outer, i + lo))
 
             if lo != hi:

@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 
 from pjit.ir import expr
-from pjit.ir.core import Block, Value
+from pjit.ir.core import Block, Op, Value
 from pjit.ir.expr import Dim, Expr
 from pjit.ir.kernel_builder import ScalarBuilder
 from pjit.ir.loops import Guards, KCast, Load, identity
@@ -53,7 +53,8 @@ class GroupPuller:
     ) -> None:
         self.b, self.constants, self.given, self.bounds = b, constants, given, bounds
         self._guards: list[tuple[Dim, Dim]] = []
-        self._settled: str | None = None  # a loop variable whose guards are known to hold
+        self._op: Op | None = None  # the operation that is asked for an element
+        self._settled: tuple[Op, str | None] | None = None  # whose guards of what hold
         self._memo: dict[Block, dict[tuple, Value]] = {}
 
     def buffer(self, memory: Value) -> Read:
@@ -89,7 +90,11 @@ class GroupPuller:
             if isinstance(op, Elementwise):
                 xs = [self.read(x, broadcast_index(index, x.shape)) for x in op.operands]
                 return op.scalar(self.b, *xs, **op.attrs)  # type: ignore[attr-defined]
-            return op.element(self, index)  # type: ignore[attr-defined]
+            asking, self._op = self._op, op
+            try:
+                return op.element(self, index)  # type: ignore[attr-defined]
+            finally:
+                self._op = asking
 
     def guarded(self, guards: Guards, make: Callable[[], Value], otherwise: float) -> Value:
         """What ``make`` builds where the guards hold, else the constant."""
@@ -111,14 +116,18 @@ class GroupPuller:
         return self.b.select(condition, value, self.b.const(otherwise, value))
 
     def _holds(self, guard: tuple[Dim, Dim]) -> bool:
-        if self._settled is not None and self._settled in expr.symbols(guard[0]):
-            return True
+        if self._settled is not None:
+            op, variable = self._settled
+            if op is self._op and variable in expr.symbols(guard[0]):
+                return True
         return expr.within(guard[0], 0, guard[1])
 
     @contextmanager
-    def inside_along(self, variable: str | None) -> Iterator[None]:
-        """Takes guards of a loop variable to hold: the caller has chosen its range so."""
-        saved, self._settled = self._settled, variable
+    def inside_along(self, op: Op, variable: str | None) -> Iterator[None]:
+        """Takes an operation's guards of a loop variable to hold: the caller has chosen its range
+        so.
+        """
+        saved, self._settled = self._settled, (op, variable)
         try:
             yield
         finally:

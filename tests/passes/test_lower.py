@@ -164,6 +164,35 @@ def test_groups_whose_sizes_have_other_ranges_have_kernels_of_their_own(order):
     assert len([f for f in module.functions.values() if f.level == "kernel"]) == 2
 
 
+@pytest.mark.parametrize("width", [17, "W"])
+@pytest.mark.parametrize("root", ["pad", "depthwise"])
+def test_a_row_in_parts_keeps_the_guards_of_other_operations(root, width):
+    """The middle part is inside for what splits the row, not for a pad in front or beside it."""
+    weights = random(1, 3, 4)
+
+    def shape(along, others):
+        lead = (others[0],) * 2
+        return (*lead, others[1], along) if root == "pad" else (*lead, along, others[1])
+
+    def pad(b, x, low, high, value):
+        return b(ops.Pad, x, low=shape(low, (0, 0)), high=shape(high, (0, 0)), value=value)
+
+    def build(b, x, y):
+        inner = b(ops.Relu, pad(b, x, 2, 3, 1.0))
+        if root == "pad":
+            return pad(b, inner, 1, 2, 3.0)
+        geometry = {"strides": (1, 1), "pads": (0, 1, 0, 1), "dilations": (1, 1)}
+        return b(ops.Add, b(ops.Depthwise, y, b.constant(weights), **geometry), inner)
+
+    size = expr.sym(width) if isinstance(width, str) else width
+    module = lower(graph(build, [tensor(f32, *shape(n, (2, 4))) for n in (size, size + 5)]))
+    for w in (17, 40) if isinstance(width, str) else (width,):
+        x, y = (random(*shape(n, (2, 4))) for n in (w, w + 5))
+        want = interpret(graph(build, types_of([x, y])), x, y)
+        for got, expected in zip(run_kernels(module, x, y), want, strict=True):
+            assert close(got, expected, 3e-6)
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("width", [17, "W"])
