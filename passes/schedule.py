@@ -88,10 +88,10 @@ def contraction(fused: Fused) -> tuple[Dim, Product]:
 def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     """Rows of the register tile, and the order in which tiles are made."""
     nr = anchor_of(fused).operands[1].shape[-1]
-    count, sizes = contraction(fused)
+    _, sizes = contraction(fused)
     nv = max(1, nr // machine.lanes(sizes.bits))
     mr = -tile_rows(sizes, nv, machine)[1]
-    order, chunk = tile_order(sizes, mr, nr, machine, guess(count))
+    order, chunk = tile_order(sizes, mr, nr, machine)
     few = 0
     if not isinstance(sizes.rows, int) and not sizes.scattered:
         few = few_rows(nv, mr)
@@ -122,21 +122,19 @@ def winograd_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     return {"block": block, "mr": mr, "nr": nr}
 
 
-def tile_order(p: Product, mr: int, nr: int, machine: Machine, count: int = 1) -> tuple[str, int]:
+def tile_order(p: Product, mr: int, nr: int, machine: Machine) -> tuple[str, int]:
     """What stays in the L2 cache while the other operand passes, and row tiles in one iteration.
 
     ``rows``: the rows of an iteration, and B passes. ``columns``: a column block of B, and all rows
     pass; then B, which may come from memory, comes once.
 
-    Rows that fit into the cache pass at little cost, and so does a B that fits, unless it is one of
-    ``count`` that do not and each of them comes from memory. Where neither does, iterations have as
-    many rows as do, if reading B for each takes less than all rows for each column block.
+    Rows that fit into the cache pass, and else a B that does. Where neither does, iterations have
+    as many rows as do, if reading B for each takes less than all rows for each column block.
     """
     row = guess(p.depth) * p.bits // 8
     a, b = guess(p.rows) * row, guess(p.cols) * row
     tiles = -(-guess(p.rows) // mr)
-    far = count > 1 and count * b > machine.l2
-    if b <= machine.l2 // 2 and a > (machine.l2 // 2 if far else machine.l1):
+    if b <= machine.l2 // 2 < a:
         shared = tiles // 64 if isinstance(p.rows, int) else TILE_CHUNK
         return "rows", max(1, min(shared, TILE_CHUNK))
     if isinstance(p.rows, int) and a + nr * row > machine.l2:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pjit.backends.llvm.emit import KernelEmitter
 
 FAR = 32  # steps between two requests at most
+FEW = 8  # operands that share the L2 cache from call to call
 
 
 def emit_contraction(e: KernelEmitter, op: Contraction) -> None:
@@ -87,15 +88,11 @@ class TileEmitter:
         finish.emit(self._sums())
 
     def _waits_for_b(self) -> bool:
-        """Whether B comes from beyond the L2 cache: it is larger, or it is one of a few of its size
-        that would fill it, and so few rows use it that its loads take longer than the arithmetic.
-        A single tile reads it in order, which the processor foresees.
+        """Whether B may come from beyond the L2 cache: it is one of a few of its size that would
+        fill it. A single tile reads it in order, which the processor foresees.
         """
-        size, machine = expr.product(self.b_type.shape) * self.dtype.itemsize, self.e.machine
-        if not isinstance(size, int) or self.op.sharing == 1:
-            return False
-        loading = machine.vector_bits // 8 / machine.l2_bytes_per_cycle
-        return size > machine.l2 or (size > machine.l2 // 4 and self.mr / 2 < loading)
+        size = expr.product(self.b_type.shape) * self.dtype.itemsize
+        return isinstance(size, int) and self.op.sharing > 1 and size > self.e.machine.l2 // FEW
 
     def _requests(self) -> tuple[int, int]:
         """After how many steps, a divisor of the depth, a tile asks for how many lines of B, such
