@@ -164,6 +164,10 @@ class _Graph:
         interpret_kernel(kernel, (*operands, *outputs), sizes)
         return outputs
 
+    def bands(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
+        """Runs the launches one after the other."""
+        return self.run(op.regions[0], ())
+
     def if_(self, op: Op, operands: Sequence[np.ndarray]) -> Arrays:
         """Runs one of the two regions."""
         return self.run(op.regions[0 if operands[0].item() else 1], ())
@@ -197,6 +201,7 @@ _STRUCTURAL: dict[str, Callable[..., Sequence[np.ndarray]]] = {
     "const": _Graph.constant,
     "fused": _Graph.fused,
     "launch": _Graph.launch,
+    "bands": _Graph.bands,
     "if": _Graph.if_,
     "while": _Graph.while_,
     "scan": _Graph.scan,

@@ -12,6 +12,9 @@ a loop uses of others lives as long as the loop. A loop or branch whose launches
 on one thread, without barriers inside, beside others that do not need it: where the ``share`` of
 its schedule is 0, which sizes may decide.
 
+A chain of launches may run in bands, see ``ir/ops/program.py``: parts of one launch after the other
+by the same thread, in memory that it has for itself.
+
 Iterations of a loop that carries nothing do not need each other. If they are worth it,
 and about as many for each thread, each runs iterations of its own, without barriers, and what an
 iteration makes lies in memory that the thread has for itself.
@@ -56,13 +59,13 @@ class Room:
     """The slots of what is made in the iterations of a loop, when threads run them each for itself:
     every thread has a room of its own, one behind the other.
 
-    ``count`` is the position of the number of iterations; ``first`` and ``last`` are the epochs of
-    the loop. In the position ``size`` of the sizes a runtime puts the bytes of one room, which no
-    dimension says.
+    ``count`` is the position of the number of iterations, or None where threads always do, as for
+    bands; ``first`` and ``last`` are the epochs of the loop. In the position ``size`` of the sizes
+    a runtime puts the bytes of one room, which no dimension says.
     """
 
     slots: tuple[int, ...]
-    count: int
+    count: int | None
     size: int
     first: int
     last: int
@@ -190,7 +193,29 @@ class TeamStep:
     barrier: bool
 
 
-NativeStep = LaunchStep | CopyStep | LoopStep | BranchStep | TeamStep
+@dataclass(frozen=True)
+class BandStep:
+    """Launches that run part by part: each thread takes bands, and runs in each of them the
+    ``ranges`` of one launch after the other, without barriers.
+
+    The slots of the ``room`` hold a part of a value: ``firsts`` says for each of them, and each
+    band, how many bytes of it come before that part.
+    """
+
+    launches: tuple[LaunchStep, ...]
+    ranges: tuple[tuple[tuple[int, int], ...], ...]
+    firsts: tuple[tuple[int, ...], ...]
+    barrier: bool
+    op: Op
+    room: Room
+
+    @property
+    def count(self) -> int:
+        """How many bands there are."""
+        return len(self.ranges[0])
+
+
+NativeStep = LaunchStep | CopyStep | LoopStep | BranchStep | TeamStep | BandStep
 
 
 @dataclass(frozen=True)
@@ -216,17 +241,17 @@ class Segment:
         """All steps, those inside of others after what holds them."""
         yield from _walk(self.steps)
 
-    def shared(self) -> list[LaunchStep | LoopStep]:
-        """What threads take piece by piece as they come: launches outside of loops, and loops whose
-        iterations do not need each other.
+    def shared(self) -> list[LaunchStep | LoopStep | BandStep]:
+        """What threads take piece by piece as they come: launches outside of loops, bands, and
+        loops whose iterations do not need each other.
         """
 
-        def found(steps: Iterable[NativeStep]) -> Iterator[LaunchStep | LoopStep]:
+        def found(steps: Iterable[NativeStep]) -> Iterator[LaunchStep | LoopStep | BandStep]:
             for step in steps:
                 if isinstance(step, LoopStep):
                     if step.room is not None:
                         yield step
-                elif isinstance(step, LaunchStep):
+                elif isinstance(step, LaunchStep | BandStep):
                     yield step
                 else:
                     yield from found(children(step))
@@ -247,6 +272,8 @@ def children(step: NativeStep) -> tuple[NativeStep, ...]:
         return (*step.test, *step.body)
     if isinstance(step, TeamStep):
         return step.steps
+    if isinstance(step, BandStep):
+        return step.launches
     return (*step.then, *step.otherwise) if isinstance(step, BranchStep) else ()
 
 
@@ -263,7 +290,7 @@ def _slots_of(step: NativeStep) -> Iterable[int]:
         return step.source, step.target
     if isinstance(step, BranchStep):
         return (step.condition,)
-    if isinstance(step, TeamStep):
+    if isinstance(step, TeamStep | BandStep):
         return ()
     found = [s.base for s in step.slices]
     for c in step.carries:

@@ -43,7 +43,15 @@ from pjit.ir.types import (
 )
 
 CONTEXT = 5  # lines of text around the operation, before and after it
-REGIONS = {"fused": 1, "if": 2, "while": 2, "scan": 1, "k.for": 1, "k.contract": 1}  # others: 0
+REGIONS = {
+    "fused": 1,
+    "bands": 1,
+    "if": 2,
+    "while": 2,
+    "scan": 1,
+    "k.for": 1,
+    "k.contract": 1,
+}  # others: 0
 _SYMBOL = re.compile(r"[#%]?[A-Za-z_?][\w.?]*|#\d+")
 
 Fail = Callable[..., NoReturn]
@@ -500,7 +508,7 @@ _SMALL = {"const", "sizes", "reshape", "return", "yield", "fused", *_CONTROL}
 
 
 def _graph(cls: type[OpDef]) -> bool:
-    return cls.level == "graph" and cls.op_name not in ("fused", "launch")
+    return cls.level == "graph" and cls.op_name not in ("fused", "launch", "bands")
 
 
 def _fused(cls: type[OpDef]) -> bool:

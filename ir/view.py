@@ -12,8 +12,9 @@ from pjit.ir.core import Block, Module, Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.loops import parallel_extent
 from pjit.ir.ops.control import host_reason
-from pjit.ir.ops.program import Launch
+from pjit.ir.ops.program import Bands, Launch
 from pjit.ir.program import (
+    BandStep,
     BranchStep,
     Carry,
     CopyStep,
@@ -122,6 +123,8 @@ class _Reader:
             self.slot_of[op.result] = self.slot_of[op.operands[0]]
         elif isinstance(op, Launch):
             self._launch(op)
+        elif isinstance(op, Bands):
+            self._bands(op)
         elif not op.terminator:
             self._host(op)
 
@@ -150,18 +153,46 @@ class _Reader:
         segment.steps.append(step)
 
     def _launch(self, op: Launch) -> None:
-        kernel = self.module.functions[op.kernel]
         inputs = [self.slot_of[v] for v in op.operands]
         barrier = self._begin(inputs)
         outputs = [self._made(r) for r in op.results]
         self._use([*inputs, *outputs])
         self.written.update(outputs)
+        self._add(self._launched(op, (*inputs, *outputs), barrier))
+
+    def _launched(self, op: Launch, slots: tuple[int, ...], barrier: bool) -> LaunchStep:
+        kernel = self.module.functions[op.kernel]
         bind = dict(zip(kernel.attrs["symbols"], op.sizes, strict=True))
         sizes = tuple(self._size(d) for d in op.sizes)
         extent = self._size(expr.substitute(parallel_extent(kernel), bind))
         grain = int(dict(op.schedule).get("grain", 1))
-        slots = (*inputs, *outputs)
-        self._add(LaunchStep(op.kernel, slots, sizes, extent, grain, barrier, op))
+        return LaunchStep(op.kernel, slots, sizes, extent, grain, barrier, op)
+
+    def _bands(self, op: Bands) -> None:
+        """Launches whose results, but those of the last one, are kept in parts."""
+        barrier = self._begin([self.slot_of[v] for v in _captured(op)])
+        kept, inner, firsts, steps = iter(op.kept), [], [], []
+        for launch in op.launches:
+            last = launch is op.launches[-1]
+            results = op.results if last else launch.results
+            for r, result in zip(launch.results, results, strict=True):
+                if last:
+                    self.slot_of[r] = self._made(result)
+                    continue
+                size, starts = next(kept)
+                t = r.tensor.with_shape((size,))
+                self.slot_of[r] = self._slot("arena", t)
+                inner.append(self.slots[self.slot_of[r]])
+                firsts.append(tuple(n * t.dtype.itemsize for n in starts))
+            for v in launch.operands:
+                self.slot_of[v] = self.slot_of[_behind_reshapes(v)]
+            slots = tuple(self.slot_of[v] for v in (*launch.operands, *launch.results))
+            steps.append(self._launched(launch, slots, False))
+            self._use(slots)
+        self.written.update(self.slot_of[r] for r in op.results)
+        room = self._room(inner, None, self.epoch)
+        assert room is not None
+        self._add(BandStep(tuple(steps), op.ranges, tuple(firsts), barrier, op, room))
 
     def _copy(self, source: int, target: int, t: TensorType) -> None:
         barrier = self._begin([source])
@@ -295,10 +326,10 @@ class _Reader:
         moving = (*slices, *stacks)
         return LoopStep(count, test, condition, steps, tuple(carries), moving, barrier, op, room)
 
-    def _room(self, inner: Sequence[Slot], count: int, start: int) -> Room | None:
+    def _room(self, inner: Sequence[Slot], count: int | None, start: int) -> Room | None:
         """A room for what a loop makes, unless its size or count is only known during the call."""
         known = {s for v in self.main.args for d in v.shape for s in expr.symbols(d)}
-        amounts = [self.sizes[count], *(s.nbytes for s in inner)]
+        amounts = [*(self.sizes[c] for c in (count,) if c is not None), *(s.nbytes for s in inner)]
         if not all(expr.symbols(d) <= known for d in amounts):
             return None
         self.sizes.append(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pjit.passes.affine import Affine
+from pjit.passes.bands import Banding
 from pjit.passes.batch import Batch
 from pjit.passes.canonicalize import Canonicalize
 from pjit.passes.check_once import CheckOnce
@@ -34,12 +35,12 @@ SIMPLIFY: list[Pass] = [
 ]
 LAYOUT: list[Pass] = [Layout(), Canonicalize(), Fold(), Hoist(), Cse(), CheckOnce(), Dce()]
 GRAPH: list[Pass] = [*SIMPLIFY, Batch(), *LAYOUT]
-KERNEL: list[Pass] = [Fuse(), Schedule(), Lower()]
+KERNEL: list[Pass] = [Fuse(), Schedule(), Lower(), Banding()]
 
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
     for cls in (
-        *(Affine, Batch, Canonicalize, CheckOnce, Cse, Dce, Decompose, Fold),
+        *(Affine, Banding, Batch, Canonicalize, CheckOnce, Cse, Dce, Decompose, Fold),
         *(Fuse, Hoist, Layout, Lower, Schedule),
     )
 }

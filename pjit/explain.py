@@ -13,6 +13,7 @@ from pjit.ir.interp import evaluate
 from pjit.ir.ops.control import host_reason
 from pjit.ir.ops.program import Launch
 from pjit.ir.program import (
+    BandStep,
     BranchStep,
     CopyStep,
     HostStep,
@@ -164,6 +165,12 @@ class _Steps:
                 measured=seconds,
                 where=str(op.loc),
             )
+            if isinstance(step, BandStep):
+                for part in step.launches:
+                    time = self.time()
+                    whole = time and StepTime(time.seconds, took.count if took else 1)
+                    yield self.launch(part, count, threads, whole, bool(loops))
+                return
             if isinstance(step, LoopStep):
                 loops = (*loops, op)
                 often = None if step.count is None else self.known(self.view.sizes[step.count])

@@ -6,8 +6,8 @@ small one is run by one thread (see ``ir/program.py``). ``ir/call.py`` says what
 
 In a loop each thread computes its contiguous share of a launch; outside of loops it also helps the
 others (``launch.py``). Of a loop with a room it takes whole iterations, its share and then those of
-others, and all of each launch in them. A thread sets its cursors back behind the next meeting, when
-nobody looks at them any more.
+others, and all of each launch in them. So it takes bands, with a part of each launch. A thread sets
+its cursors back behind the next meeting, when nobody looks at them any more.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pjit.backends.llvm.sync import emit_barrier
 from pjit.ir.call import BARRIER_WORD, ERROR_WORD, POLL_WORD, STOP_WORD, CallWords
 from pjit.ir.program import (
     EVEN,
+    BandStep,
     BranchStep,
     Carry,
     CopyStep,
@@ -68,6 +69,7 @@ class SegmentFunction:
         self.moved: set[int] = set()  # cursors that may not be zero
         self.pointers: dict[int, ll.Value] = {}  # where the pointer slots are
         self.alone = False  # whether one thread runs the steps that are being emitted
+        self.part: tuple[ll.Value, ll.Value] | None = None  # what it runs of a launch, if not all
 
     def emit(self) -> None:
         """Defines the function, under the segment's entry."""
@@ -92,6 +94,8 @@ class SegmentFunction:
             self._launch(step)
         elif isinstance(step, CopyStep):
             self._copy(self._slot(step.source), self._slot(step.target), step.nbytes)
+        elif isinstance(step, BandStep):
+            self._bands(step)
         elif isinstance(step, LoopStep):
             self._loop(step)
         elif isinstance(step, BranchStep):
@@ -130,6 +134,9 @@ class SegmentFunction:
     def _shared(self, extent: ll.Value, grain: int) -> Iterator[tuple[ll.Value, ll.Value]]:
         """Emits what follows for this thread's share ``[lo, hi)``, unless it is empty."""
         b = self.b
+        if self.part is not None:
+            yield self.part
+            return
         if self.alone:
             with b.if_then(b.icmp_signed("<", _I64(0), extent)):
                 yield _I64(0), extent
@@ -154,6 +161,64 @@ class SegmentFunction:
             buffers = [self._slot(s) for s in step.slots]
             sizes = [self._size(s) for s in step.sizes]
             self.b.call(kernel, [*buffers, *sizes, self._word(ERROR_WORD), lo, hi])
+
+    def _bands(self, step: BandStep) -> None:
+        """Threads take bands, and run in each of them a part of every launch."""
+        b, known, at = self.b, dict(self.pointers), self.cursors[id(step)]
+        rooms = self._rooms(step.room)
+        cursors = self._word(self.words.cursor(at)), _I64(self.words.cursors)
+        bounds = [self._table(x for part in r for x in part) for r in step.ranges]
+        firsts = [self._table(f) for f in step.firsts]
+        grain = _I64(1)
+        with (
+            taken(b, _I64(step.count), grain, self.thread, self.threads, cursors) as (lo, hi),
+            self._each(lo, hi) as band,
+        ):
+            for slot, first in zip(step.room.slots, firsts, strict=True):
+                before = b.neg(self._entry(first, band))
+                self.pointers[slot] = b.gep(rooms[slot], [before], source_etype=_I8)
+            self.alone = True
+            for launch, table in zip(step.launches, bounds, strict=True):
+                start = b.mul(band, _I64(2))
+                self.part = self._entry(table, start), self._entry(table, b.add(start, _I64(1)))
+                self._step(launch)
+            self.part = None
+            self.alone = False
+        self.moved.add(at)
+        self.pointers = known
+
+    def _table(self, numbers: Iterable[int]) -> ll.GlobalVariable:
+        """A constant array of integers."""
+        values = [*numbers]
+        kind = ll.ArrayType(_I64, len(values))
+        found = ll.GlobalVariable(self.module, kind, self.module.get_unique_name("table"))
+        found.initializer = ll.Constant(kind, values)
+        found.global_constant, found.linkage = True, "internal"
+        return found
+
+    def _entry(self, table: ll.Value, at: ll.Value) -> ll.Value:
+        return self.b.load(self.b.gep(table, [at], source_etype=_I64), typ=_I64)
+
+    def _rooms(self, room: Room) -> dict[int, ll.Value]:
+        """Where the slots of this thread's room are."""
+        size = self.b.load(self._word(self.words.size(room.size)), typ=_I64)
+        offset = self.b.mul(self.thread, size)
+        return {s: self.b.gep(self._slot(s), [offset], source_etype=_I8) for s in room.slots}
+
+    @contextmanager
+    def _each(self, lo: ll.Value, hi: ll.Value) -> Iterator[ll.Value]:
+        """Emits what follows for each number from ``lo`` to before ``hi``, of which there are."""
+        b, before = self.b, self.b.block
+        body, end = (self.function.append_basic_block() for _ in range(2))
+        b.branch(body)
+        b.position_at_end(body)
+        i = b.phi(_I64)
+        i.add_incoming(lo, before)
+        yield i
+        following = b.add(i, _I64(1))
+        i.add_incoming(following, b.block)
+        b.cbranch(b.icmp_signed("<", following, hi), body, end)
+        b.position_at_end(end)
 
     def _copy(self, source: ll.Value, target: ll.Value, nbytes: int) -> None:
         with self._shared(self._size(nbytes), COPY_GRAIN) as (lo, hi):
@@ -233,7 +298,8 @@ class SegmentFunction:
         if step.room is None or self.alone:
             self._together(step)
             return
-        b, count = self.b, self._size(step.room.count)
+        assert step.count is not None
+        b, count = self.b, self._size(step.count)
         last = b.sub(self.threads, _I64(1))
         rounds = b.sdiv(b.add(count, last), self.threads)
         needed = b.mul(b.mul(rounds, self.threads), _I64(EVEN))
@@ -241,38 +307,28 @@ class SegmentFunction:
         before = set(self.moved)
         with b.if_else(used) as (then, otherwise):
             with then:
-                self._apart(step, step.room)
+                self._apart(step, step.room, count)
             self.moved = before
             with otherwise:
                 self._together(step)
 
-    def _apart(self, step: LoopStep, room: Room) -> None:
+    def _apart(self, step: LoopStep, room: Room, count: ll.Value) -> None:
         """Threads take iterations piece by piece; each runs its own in its own room."""
         b = self.b
         self._meet()
         known, at = dict(self.pointers), self.cursors[id(step)]
-        offset = b.mul(self.thread, b.load(self._word(self.words.size(room.size)), typ=_I64))
-        for slot in room.slots:
-            self.pointers[slot] = b.gep(self._slot(slot), [offset], source_etype=_I8)
+        self.pointers |= self._rooms(room)
         bases = [(s.pointer, self._slot(s.base), self._size(s.stride)) for s in step.slices]
         cursors = self._word(self.words.cursor(at)), _I64(self.words.cursors)
-        extent = self._size(room.count)
-        with taken(b, extent, _I64(1), self.thread, self.threads, cursors) as (lo, hi):
-            before = b.block
-            body, end = (self.function.append_basic_block() for _ in range(2))
-            b.branch(body)
-            b.position_at_end(body)
-            i = b.phi(_I64)
-            i.add_incoming(lo, before)
+        with (
+            taken(b, count, _I64(1), self.thread, self.threads, cursors) as (lo, hi),
+            self._each(lo, hi) as i,
+        ):
             for pointer, base, stride in bases:
                 self.pointers[pointer] = b.gep(base, [b.mul(i, stride)], source_etype=_I8)
             self.alone = True
             self._steps(step.body)
             self.alone = False
-            following = b.add(i, _I64(1))
-            i.add_incoming(following, b.block)
-            b.cbranch(b.icmp_signed("<", following, hi), body, end)
-            b.position_at_end(end)
         self.moved.add(at)
         self.pointers = known
         self._meet()

@@ -86,6 +86,12 @@ _LEVELS: dict[str, dict[str, Any]] = {
         "weights_bytes_per_cycle": 6.0,
     },
 }
+# Intel's servers, by LLVM's names: cores reach the last cache and the memory over a mesh.
+_MESH = (
+    *("skylake-avx512", "cascadelake", "cooperlake", "icelake-server"),
+    *("sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d"),
+)
+_MESH_RATES = {"memory_bytes_per_cycle": 10.0, "weights_bytes_per_cycle": 7.0}
 _V4 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 TARGETS = ("host", *_LEVELS)
 
@@ -126,15 +132,19 @@ def machine(name: str = "host", threads: int = 1) -> LlvmMachine:
 
 def host_machine(threads: int = 1) -> LlvmMachine:
     """The machine that this process runs on."""
-    features = _host_features()
+    features, cpu = _host_features(), llvm.get_host_cpu_name()
     return LlvmMachine(
         name="host",
         threads=threads,
         triple=llvm.get_default_triple(),
-        cpu=llvm.get_host_cpu_name(),
+        cpu=cpu,
         features=_host_feature_string(),
         **_cache_sizes(),
-        **{**_LEVELS[_host_level(features)], "f16c": _host_converts_f16(features)},
+        **{
+            **_LEVELS[_host_level(features)],
+            **(_MESH_RATES if cpu in _MESH else {}),
+            "f16c": _host_converts_f16(features),
+        },
     )
 
 

@@ -77,7 +77,7 @@ from pjit.ir.ops.movement import Broadcast, Concat, Iota, Pad, Reshape, Slice, T
 from pjit.ir.ops.nn import Conv, ConvPacked, Depthwise, PackWeights
 from pjit.ir.ops.norm import BatchNorm, LayerNorm, LogSoftmax, Softmax
 from pjit.ir.ops.pool import AvgPool, MaxPool
-from pjit.ir.ops.program import Launch
+from pjit.ir.ops.program import Bands, Launch
 from pjit.ir.ops.reduce import (
     Argmax,
     Argmin,
@@ -104,6 +104,7 @@ __all__ = [
     "Atan2",
     "Atanh",
     "AvgPool",
+    "Bands",
     "BatchNorm",
     "Broadcast",
     "Cast",

@@ -266,8 +266,10 @@ class Plan:
         layout, slots = self.layout, self.layout.view.slots
         whole, unshared = [], 0
         for room, inner in zip(layout.rooms, rooms, strict=True):
-            count = evaluate(layout.view.sizes[room.count], self.values)
-            copies = layout.threads if Room.used(count, layout.threads) else 1
+            copies = layout.threads
+            if room.count is not None:
+                count = evaluate(layout.view.sizes[room.count], self.values)
+                copies = copies if Room.used(count, copies) else 1
             whole.append(Interval(copies * inner.peak, room.first, room.last))
             unshared += copies * (inner.total - inner.peak)
         found = place([*(self._interval(slots[i]) for i in layout.arena), *whole])

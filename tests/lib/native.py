@@ -45,12 +45,16 @@ class NativeProgram:
         def shape(t: TensorType) -> tuple[int, ...]:
             return tuple(int(expr.substitute(d, symbols)) for d in t.shape)
 
+        rooms = {s.room for s in v.slots if s.room}
+        largest = max((expr.product(shape(s.type)) * 8 for s in v.slots if s.room), default=0)
         memory = []
         for s in v.slots:
             if s.kind == "constant":
                 source = self.module.constants[s.name]
             elif s.kind == "input":
                 source = arrays[inputs.index(s.name)]
+            elif s.room:  # one for each thread, as far apart as the largest needs
+                source = np.zeros(threads * largest, np.uint8)
             else:
                 source = np.full(shape(s.type), 77, s.type.dtype.numpy)
             memory.append(aligned_copy(source))
@@ -58,6 +62,8 @@ class NativeProgram:
         ctx = np.zeros(words.count(threads), np.int64)
         for i, d in enumerate(v.sizes):
             ctx[words.size(i)] = expr.substitute(d, symbols)
+        for room in rooms:
+            ctx[words.size(room.size)] = largest
         for i, m in enumerate(memory):
             ctx[words.slot(i)] = m.ctypes.data
         for entry in self.entries:

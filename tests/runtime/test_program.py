@@ -365,7 +365,7 @@ def test_report(make) -> None:
     assert expr.symbols(r.flops) == {"N"}
     assert not r.fallbacks
     assert r.compile_seconds >= r.build_seconds > 0
-    assert [p.name for p in r.passes][-1] == "lower"
+    assert [p.name for p in r.passes][-1] == "bands"
     assert r.memory["code"] > 0
     assert r.to_dict()["steps"]
     text = str(r)

@@ -1,0 +1,350 @@
+"""Launches in bands: what one kernel makes is read by the next while it is in a cache.
+
+A chain of launches that nobody else reads but for the last one runs part by part: some iterations
+of the last kernel, before them those of the kernel before it that make what these read, and so on
+backwards (``footprint``). Elements that two bands need, as the rows between windows, are computed
+for both. A thread runs bands by itself, without waiting for others, and keeps what is between the
+kernels in memory of its own, which the next band uses again. The kernels are the same, and so are
+the bits.
+
+The model compares the time that the tensors between take from where they would lie with that from
+the cache that a band fits into, and with that of what is computed or read again. It takes the
+chains and the numbers of bands that save most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pjit.ir import ops
+from pjit.ir.builder import Builder
+from pjit.ir.core import Block, Function, Module, Op, Value
+from pjit.ir.loops import parallel_extent
+from pjit.ir.ops.program import Bands, Launch
+from pjit.ir.target import LINE, Machine
+from pjit.passes.batch import L3_SHARE
+from pjit.passes.context import Context, Pass
+from pjit.passes.footprint import Range, footprint
+from pjit.passes.predict import predicted_seconds
+
+GAIN = 0.03  # the share of a chain's predicted time that has to be saved
+MOST_LAUNCHES = 6  # in a chain
+MOST_BANDS = 256
+TRIES = 3  # numbers of bands that fit into L2
+L2_SHARE = 2 / 3  # for what a band reads, keeps and writes
+OTHER_RATE = 1 / 2  # of the FMA rate, for kernels that are not tiles
+
+Bounds = tuple[np.ndarray, np.ndarray]  # from, to before, in each band
+Kept = tuple[int, tuple[int, ...]]  # how many elements, and the first of them in each band
+
+
+@dataclass(frozen=True)
+class Banding(Pass):
+    """Finds the chains that are worth it."""
+
+    name: ClassVar[str] = "bands"
+    requires: ClassVar[tuple[str, ...]] = ("program",)
+
+    def run(self, module: Module, context: Context) -> bool:
+        """Chooses among the chains of the main function."""
+        if not context.machine.simd:
+            return False
+        finder = Finder(module, context.machine)
+        found = [x for run in _runs(module) for x in finder.best(run)]
+        for launches, plan in found:
+            build(module, launches, plan)
+        return bool(found)
+
+
+def _runs(module: Module) -> Iterator[list[Launch]]:
+    """Launches that follow each other, as long as all sizes are known."""
+    run: list[Launch] = []
+    for op in module.main.body.ops:
+        if isinstance(op, Launch) and _is_static(op):
+            run.append(op)
+        elif not isinstance(op, ops.Const | ops.Reshape):
+            yield run
+            run = []
+    yield run
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a chain runs.
+
+    Attributes:
+        made: The iterations of each launch.
+        kept: For each result of all launches but the last what is kept of it.
+        saved: Cycles that the model expects to be saved.
+    """
+
+    made: list[Bounds]
+    kept: list[Kept]
+    saved: float
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Launches of which only the last one has other readers.
+
+    Attributes:
+        launches: The launches, in order.
+        kernels: Their kernels.
+        machine: What they are for.
+    """
+
+    launches: Sequence[Launch]
+    kernels: Sequence[Function]
+    machine: Machine
+
+    @cached_property
+    def key(self) -> Any:
+        """What plans depend on: the kernels, and who reads what."""
+        made = {r: i for i, r in enumerate(r for op in self.launches for r in op.results)}
+        origins = ([_origin(v) for v in op.operands] for op in self.launches)
+        return tuple(
+            (op.kernel, tuple(made.get(v, -1 - isinstance(v.op, ops.Const)) for v in read))
+            for op, read in zip(self.launches, origins, strict=True)
+        )
+
+    @cached_property
+    def between(self) -> list[Value]:
+        """The results of all launches but the last."""
+        return [r for op in self.launches[:-1] for r in op.results]
+
+    @cached_property
+    def outer(self) -> set[Value]:
+        """What the launches read of others."""
+        inside = {r for op in self.launches for r in op.results}
+        return {_origin(v) for op in self.launches for v in op.operands} - inside
+
+    @cached_property
+    def extents(self) -> list[int]:
+        """The iterations of each launch."""
+        found = [parallel_extent(k) for k in self.kernels]
+        return [n for n in found if isinstance(n, int)]
+
+    @cached_property
+    def arithmetic(self) -> list[float]:
+        """Cycles that each launch takes on all threads beside the traffic of what is between."""
+        m, out = self.machine, []
+        for op in self.launches:
+            seconds = predicted_seconds(op, 1, m, {})
+            if dict(op.schedule).get("kind") == "tile" and seconds is not None:
+                out.append(seconds * m.frequency / m.threads)
+            else:
+                out.append(op.flops / (OTHER_RATE * m.flops_per_cycle) / m.threads)
+        return out
+
+    @cached_property
+    def whole(self) -> float:
+        """Cycles of the launches one after the other."""
+        m, moving = self.machine, 0.0
+        for nbytes in map(_nbytes, self.between):
+            if nbytes // m.threads <= m.l2 // 2:
+                rate = m.l2_bytes_per_cycle
+            elif nbytes <= m.l3 // L3_SHARE:
+                rate = m.memory_bytes_per_cycle
+            else:
+                rate = m.weights_bytes_per_cycle / m.threads
+            moving += 2 * nbytes / rate / m.threads
+        return sum(self.arithmetic) + moving
+
+    @cached_property
+    def ideal(self) -> float:
+        """Cycles if bands fit into L2, share nothing, and are as many for each thread."""
+        moved = 2 * sum(map(_nbytes, self.between))
+        return sum(self.arithmetic) + moved / self.machine.l2_bytes_per_cycle / self.machine.threads
+
+    def banded(self, again: Sequence[float], count: int, rate: float) -> float:
+        """Cycles in bands, where each launch is made so often.
+
+        Args:
+            again: How often each launch is made.
+            count: The number of bands.
+            rate: Bytes a cycle of the cache that a band fits into.
+        """
+        threads = self.machine.threads
+        made = zip(self.launches[:-1], again, strict=False)
+        moved = sum(2 * n * sum(map(_nbytes, op.results)) for op, n in made)
+        moved += (count - 1) * sum(op.weights for op in self.launches)
+        cycles = sum(n * c for n, c in zip(again, self.arithmetic, strict=True))
+        return (cycles + moved / rate / threads) * -(-count // threads) * threads / count
+
+    def rate(self, kept: int, count: int) -> float | None:
+        """Bytes a cycle of the cache that bands fit into which keep so many bytes; None: none."""
+        m, held = self.machine, kept
+        for v in (*self.outer, *self.launches[-1].results):
+            held += _nbytes(v) // (1 if isinstance(v.op, ops.Const) else count)
+        if held <= m.l2 * L2_SHARE:
+            return m.l2_bytes_per_cycle
+        return m.memory_bytes_per_cycle if held * m.threads <= m.l3 // L3_SHARE else None
+
+
+@dataclass
+class Finder:
+    """Looks for chains.
+
+    Attributes:
+        module: The program.
+        machine: What it is for.
+    """
+
+    module: Module
+    machine: Machine
+    _footprints: dict[str, list[Range]] = field(default_factory=dict)
+    _plans: dict[Any, Plan | None] = field(default_factory=dict)
+
+    def best(self, run: Sequence[Launch]) -> list[tuple[Sequence[Launch], Plan]]:
+        """Chains of a run of launches that share none and together save most."""
+        best: list[tuple[float, list[tuple[Sequence[Launch], Plan]]]] = [(0.0, [])]
+        for at in range(len(run) - 1, -1, -1):  # best[n]: of those from at + 1 + n on
+            options = [best[0]]
+            for n in range(2, min(MOST_LAUNCHES, len(run) - at) + 1):
+                launches = run[at : at + n]
+                plan = self.plan(launches) if _is_chain(launches) else None
+                if plan is not None:
+                    saved, rest = best[n - 1]
+                    options.append((saved + plan.saved, [(launches, plan), *rest]))
+            best.insert(0, max(options, key=lambda option: option[0]))
+        return best[0][1]
+
+    def plan(self, launches: Sequence[Launch]) -> Plan | None:
+        """The plan of a chain that saves most, if it is enough."""
+        kernels = [self.module.functions[op.kernel] for op in launches]
+        chain = Chain(launches, kernels, self.machine)
+        if chain.key not in self._plans:
+            self._plans[chain.key] = self._best_plan(chain)
+        return self._plans[chain.key]
+
+    def _best_plan(self, chain: Chain) -> Plan | None:
+        """Among numbers of bands that divide the iterations of a launch."""
+        best, saved = None, GAIN * chain.whole
+        if chain.whole - chain.ideal <= saved:
+            return None
+        once, total, fitting = [1.0] * len(chain.launches), sum(map(_nbytes, chain.between)), 0
+        for count in range(2, min(chain.extents[-1], MOST_BANDS) + 1):
+            if fitting == TRIES or all(n % count for n in chain.extents):
+                continue
+            rate = chain.rate(total // count, count)
+            if rate is None or chain.whole - chain.banded(once, count, rate) <= saved:
+                continue
+            made, kept = self._in_bands(chain, count)
+            sizes = (n * v.dtype.itemsize for v, (n, _) in zip(chain.between, kept, strict=True))
+            rate = chain.rate(sum(sizes), count)
+            if rate is None:
+                continue
+            again = [float((hi - lo).sum() / hi[-1]) for lo, hi in made]
+            found = chain.whole - chain.banded(again, count, rate)
+            if found > saved:
+                best, saved = Plan(made, kept, found), found
+            fitting += rate == self.machine.l2_bytes_per_cycle
+        return best
+
+    def _in_bands(self, chain: Chain, count: int) -> tuple[list[Bounds], list[Kept]]:
+        """The iterations of each launch, from the last to the first, and what is kept."""
+        ends = chain.extents[-1] * np.arange(count + 1) // count
+        made: dict[Launch, Bounds] = {chain.launches[-1]: (ends[:-1], ends[1:])}
+        kept: dict[Value, Kept] = {}
+        for op in chain.launches[-2::-1]:
+            ranges = self._ranges(op)[len(op.operands) :]
+            wanted = [self._wanted(r, made) for r in op.results]
+            made[op] = _hull([x.meeting(*w) for x, w in zip(ranges, wanted, strict=True)])
+            for r, x, w in zip(op.results, ranges, wanted, strict=True):
+                kept[r] = _kept(_hull([w, x.over(*made[op])]), LINE // r.dtype.itemsize)
+        return [made[op] for op in chain.launches], [kept[r] for r in chain.between]
+
+    def _wanted(self, value: Value, made: dict[Launch, Bounds]) -> Bounds:
+        """The elements of a value that launches need in each band."""
+        reads = (
+            x.over(*bounds)
+            for op, bounds in made.items()
+            for v, x in zip(op.operands, self._ranges(op), strict=False)
+            if _origin(v) is value
+        )
+        return _hull([*reads])
+
+    def _ranges(self, op: Launch) -> list[Range]:
+        if op.kernel not in self._footprints:
+            self._footprints[op.kernel] = footprint(self.module.functions[op.kernel])
+        return self._footprints[op.kernel]
+
+
+def build(module: Module, launches: Sequence[Launch], plan: Plan) -> None:
+    """Moves the launches of a chain into the region of a ``bands``."""
+    last = launches[-1]
+    block = last.parent
+    assert block is not None
+    inside = {v for op in launches[:-1] for v in op.results}
+    moved: list[Op] = []
+    for op in block.ops:
+        between = isinstance(op, ops.Reshape) and op.x in inside
+        if between:
+            inside.add(op.result)
+        if between or op in launches:
+            moved.append(op)
+    body = Block([])
+    attrs: dict[str, Any] = {
+        "ranges": tuple(tuple(zip(lo.tolist(), hi.tolist(), strict=True)) for lo, hi in plan.made),
+        "kept": tuple(plan.kept),
+    }
+    attrs["schedule"] = (("bands", len(attrs["ranges"][0])),)
+    types = [r.type for r in last.results]
+    bands = Builder(block, last.loc, module, last).build(Bands, [], attrs, [body], types)
+    for old, new in zip(last.results, bands.results, strict=True):
+        new.name = old.name
+        old.replace_by(new)
+    for op in moved:
+        block.ops.remove(op)
+        op.parent = body
+        body.ops.append(op)
+    Builder(body, last.loc, module)(ops.Yield, *last.results)
+
+
+def _is_chain(launches: Sequence[Launch]) -> bool:
+    """Whether the results of all but the last have readers, and none that is not here."""
+    readers = [set(_readers(r)) for op in launches[:-1] for r in op.results]
+    return all(found and found <= set(launches) for found in readers)
+
+
+def _is_static(op: Launch) -> bool:
+    values = (*op.operands, *op.results)
+    return not op.sizes and all(isinstance(d, int) and d > 0 for v in values for d in v.shape)
+
+
+def _hull(found: Sequence[Bounds]) -> Bounds:
+    """From the least to the greatest, in each band."""
+    return reduce(np.minimum, [lo for lo, _ in found]), reduce(np.maximum, [hi for _, hi in found])
+
+
+def _kept(bounds: Bounds, line: int) -> Kept:
+    """What to keep of a value: from the start of a cache line on, which has so many elements."""
+    firsts = bounds[0] // line * line
+    return int((bounds[1] - firsts).max()), tuple(firsts.tolist())
+
+
+def _nbytes(v: Value) -> int:
+    size = v.tensor.size
+    assert isinstance(size, int)
+    return size * v.dtype.itemsize
+
+
+def _origin(v: Value) -> Value:
+    """The value whose memory a value is, as far as reshapes say."""
+    while isinstance(v.op, ops.Reshape):
+        v = v.op.operands[0]
+    return v
+
+
+def _readers(v: Value) -> Iterator[Op]:
+    """What reads a value, through reshapes."""
+    for op in v.users:
+        if isinstance(op, ops.Reshape):
+            yield from _readers(op.result)
+        else:
+            yield op
