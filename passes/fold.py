@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pjit.ir.arrays import aligned
+from pjit.ir.arrays import aligned, aligned_copy
 from pjit.ir.builder import Builder
 from pjit.ir.core import Module, Op, Value
 from pjit.ir.expr import Expr
@@ -23,6 +23,7 @@ from pjit.passes.rewrite import prune_constants, rewrite
 SMALL = 4096  # elements; a result of at most that many is always worth folding
 GROWTH = 4  # a larger result has at most that many times the bytes of its operands
 GROWTH_BYTES = 64 << 20  # and takes at most that many bytes more
+PIECE = 1 << 16  # elements that are looked at at once, while they are in a cache
 # folded whatever the padding costs: the kernels read nothing else
 PACKING = (Pack, PackWeights, WinogradWeights)
 
@@ -48,7 +49,8 @@ class Fold(Pass):
 class _Folder:
     """Folds operations, and drops the arrays that nothing needs any more as it goes.
 
-    Large weights are packed when the packed array is asked for.
+    Large weights are packed when the packed array is asked for. Subnormal weights become zero:
+    products with them take some processors a hundred times as long.
     """
 
     def __init__(self, module: Module, context: Context) -> None:
@@ -73,6 +75,8 @@ class _Folder:
             self.context.log(f"fold: {op.op_name} at {op.loc} left as it is: {e}")
             return None
         results = found if isinstance(found, tuple | list) else (found,)
+        if isinstance(op, PACKING):
+            results = [without_subnormals(aligned(a)) for a in results]
         made: list[Value] = [
             Const.of(b, aligned(np.asarray(a)).reshape(r.shape), name)
             for a, r in zip(results, op.results, strict=True)
@@ -101,9 +105,25 @@ def _packing(op: Op, module: Module) -> Callable[[], np.ndarray]:
 
     def packed() -> np.ndarray:
         arrays = [s() if callable(s) else s for s in stored]
-        return aligned(ref(*arrays, **attrs)).reshape(shape)
+        return without_subnormals(aligned(ref(*arrays, **attrs))).reshape(shape)
 
     return packed
+
+
+def without_subnormals(a: np.ndarray) -> np.ndarray:
+    """An array with zeros for subnormal numbers, if it has any, of types as wide as f32."""
+    if a.dtype.kind != "f" or a.itemsize < 4:
+        return a
+    flat, made = a.reshape(-1), None
+    bits = flat.view(f"u{a.itemsize}")
+    least = 1 << (np.finfo(a.dtype).nmant + 1)  # twice the smallest normal number, as bits
+    for start in range(0, len(flat), PIECE):
+        # without the sign, and such that 0 becomes the largest number
+        magnitude = (bits[start : start + PIECE] << 1) - 1
+        if magnitude.min() < least - 1:
+            made = aligned_copy(flat) if made is None else made
+            made[start : start + PIECE][magnitude < least - 1] = 0
+    return a if made is None else made.reshape(a.shape)
 
 
 def _foldable(op: Op) -> bool:

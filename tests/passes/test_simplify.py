@@ -97,6 +97,25 @@ def test_fold_packs_narrow_weights():
     assert names(m) == []
 
 
+@pytest.mark.parametrize("dt", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("depth", [8, 5000], ids=["at once", "later"])
+def test_packed_weights_are_normal_numbers(dt, depth):
+    """But for f16, whose subnormal numbers are normal ones of the type that it is computed in."""
+    limits = np.finfo(dt)
+    tiny = limits.tiny
+    edge = np.array([limits.smallest_subnormal, np.nextafter(tiny, dt(0)), tiny, 0, np.inf, np.nan])
+    weight = np.ones((depth, 12), dt)
+    weight[depth // 2] = np.concatenate([edge, -edge])
+    m = graph(lambda b: b(ops.Pack, b.constant(weight), nr=12), [])
+    assert Fold().run(m, Context())
+    (packed,) = (m.constants[v.op.value] for v in m.main.results)
+    want = weight.copy()
+    if dt != np.float16:
+        want[depth // 2, [0, 1, 6, 7]] = 0
+    np.testing.assert_array_equal(packed, want[None])
+    assert packed.ctypes.data % 64 == 0
+
+
 def test_fold_leaves_sizes_and_failures():
     n = sym("N")
 

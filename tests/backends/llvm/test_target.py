@@ -1,0 +1,23 @@
+"""The constants of the machines that code is made for."""
+
+from __future__ import annotations
+
+import pytest
+
+from pjit.backends.llvm import target
+
+
+@pytest.mark.parametrize(
+    ("cpu", "rate"), [("emeraldrapids", 10.0), ("icelake-server", 10.0), ("znver5", 20.0)]
+)
+def test_a_mesh_is_slower_than_a_ring_of_few_cores(
+    monkeypatch: pytest.MonkeyPatch, cpu: str, rate: float
+) -> None:
+    features = frozenset(("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"))
+    monkeypatch.setattr(target, "_host_features", lambda: features)
+    monkeypatch.setattr(target.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(target.llvm, "get_host_cpu_name", lambda: cpu)
+    host = target.machine("host")
+    assert host.vector_bits == 512
+    assert host.memory_bytes_per_cycle == rate
+    assert host.weights_bytes_per_cycle < rate
