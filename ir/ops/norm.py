@@ -16,6 +16,13 @@ from pjit.ir.ops.windows import accumulator, widen
 from pjit.ir.types import FLOATS, DType, TensorType, f16, f32, f64
 
 
+def _inverse(b: Any, x: Value) -> Value:
+    """1/x: what divides a whole row takes one division for all of it."""
+    from pjit.ir import ops
+
+    return b(ops.Div, b.constant(1, x.dtype, "one"), x)
+
+
 def _cast(b: Any, x: Value, dt: DType) -> Value:
     from pjit.ir import ops
 
@@ -173,7 +180,7 @@ class LayerNorm(OpDef, name="nn.layer_norm"):
     def decompose(
         b: Any, x: Value, scale: Value, bias: Value | None = None, *, axis: int, epsilon: float
     ) -> Value:
-        """Two means and a division by the standard deviation."""
+        """Two means and a product with the inverse of the standard deviation."""
         from pjit.ir import ops
 
         acc = accumulator(x.dtype)
@@ -183,7 +190,7 @@ class LayerNorm(OpDef, name="nn.layer_norm"):
         square = b(ops.Mul, centred, centred)
         variance = b(ops.ReduceMean, square, axes=axes, keepdims=True)
         deviation = b(ops.Sqrt, b(ops.Add, variance, b.constant(epsilon, acc, "epsilon")))
-        y = b(ops.Mul, b(ops.Div, centred, deviation), _cast(b, scale, acc))
+        y = b(ops.Mul, b(ops.Mul, centred, _inverse(b, deviation)), _cast(b, scale, acc))
         if bias is not None:
             y = b(ops.Add, y, _cast(b, bias, acc))
         return _cast(b, y, x.dtype)
@@ -222,13 +229,13 @@ class Softmax(OpDef, name="softmax"):
 
     @staticmethod
     def decompose(b: Any, x: Value, *, axis: int) -> Value:
-        """The definition."""
+        """The definition, with one division for all elements along the axis."""
         from pjit.ir import ops
 
         wide = _cast(b, x, accumulator(x.dtype))
         e = b(ops.Exp, _below_max(b, wide, axis))
-        y = b(ops.Div, e, b(ops.ReduceSum, e, axes=(axis,), keepdims=True))
-        return _cast(b, y, x.dtype)
+        total = b(ops.ReduceSum, e, axes=(axis,), keepdims=True)
+        return _cast(b, b(ops.Mul, e, _inverse(b, total)), x.dtype)
 
     samples = (
         sample((3, 7), axis=1, dtypes=FLOATS, low=-9, high=9),
