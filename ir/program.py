@@ -56,8 +56,8 @@ class Slot:
 
 @dataclass(eq=False)
 class Room:
-    """The slots of what is made in the iterations of a loop, when threads run them each for itself:
-    every thread has a room of its own, one behind the other.
+    """The slots of what is made in iterations of a loop, or in bands, that threads run each for
+    itself: every thread has a room of its own, one behind the other.
 
     ``count`` is the position of the number of iterations, or None where threads always do, as for
     bands; ``first`` and ``last`` are the epochs of the loop. In the position ``size`` of the sizes

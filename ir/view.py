@@ -329,7 +329,9 @@ class _Reader:
     def _room(self, inner: Sequence[Slot], count: int | None, start: int) -> Room | None:
         """A room for what a loop makes, unless its size or count is only known during the call."""
         known = {s for v in self.main.args for d in v.shape for s in expr.symbols(d)}
-        amounts = [*(self.sizes[c] for c in (count,) if c is not None), *(s.nbytes for s in inner)]
+        amounts = [s.nbytes for s in inner]
+        if count is not None:
+            amounts.append(self.sizes[count])
         if not all(expr.symbols(d) <= known for d in amounts):
             return None
         self.sizes.append(0)

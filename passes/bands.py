@@ -4,7 +4,7 @@ A chain of launches that nobody else reads but for the last one runs part by par
 of the last kernel, before them those of the kernel before it that make what these read, and so on
 backwards (``footprint``). Elements that two bands need, as the rows between windows, are computed
 for both. A thread runs bands by itself, without waiting for others, and keeps what is between the
-kernels in memory of its own, which the next band uses again. The kernels are the same, and so are
+kernels in memory of its own, which the next band overwrites. The kernels are the same, and so are
 the bits.
 
 The model compares the time that the tensors between take from where they would lie with that from
@@ -14,6 +14,7 @@ chains and the numbers of bands that save most.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
@@ -24,7 +25,7 @@ import numpy as np
 from pjit.ir import ops
 from pjit.ir.builder import Builder
 from pjit.ir.core import Block, Function, Module, Op, Value
-from pjit.ir.loops import parallel_extent
+from pjit.ir.loops import index_checks, parallel_extent
 from pjit.ir.ops.program import Bands, Launch
 from pjit.ir.target import LINE, Machine
 from pjit.passes.batch import L3_SHARE
@@ -34,8 +35,9 @@ from pjit.passes.predict import predicted_seconds
 
 GAIN = 0.03  # the share of a chain's predicted time that has to be saved
 MOST_LAUNCHES = 6  # in a chain
-MOST_BANDS = 256
-TRIES = 3  # numbers of bands that fit into L2
+MOST_BANDS = 128
+MOST_ITERATIONS = 1 << 16  # of a kernel: the footprint looks at each
+TRIES = 3  # numbers of bands that are tried for each cache
 L2_SHARE = 2 / 3  # for what a band reads, keeps and writes
 OTHER_RATE = 1 / 2  # of the FMA rate, for kernels that are not tiles
 
@@ -65,7 +67,7 @@ def _runs(module: Module) -> Iterator[list[Launch]]:
     """Launches that follow each other, as long as all sizes are known."""
     run: list[Launch] = []
     for op in module.main.body.ops:
-        if isinstance(op, Launch) and _is_static(op):
+        if isinstance(op, Launch) and _may_be_parted(op, module.functions[op.kernel]):
             run.append(op)
         elif not isinstance(op, ops.Const | ops.Reshape):
             yield run
@@ -134,11 +136,10 @@ class Chain:
         """Cycles that each launch takes on all threads beside the traffic of what is between."""
         m, out = self.machine, []
         for op in self.launches:
-            seconds = predicted_seconds(op, 1, m, {})
-            if dict(op.schedule).get("kind") == "tile" and seconds is not None:
-                out.append(seconds * m.frequency / m.threads)
-            else:
-                out.append(op.flops / (OTHER_RATE * m.flops_per_cycle) / m.threads)
+            cycles = op.flops / (OTHER_RATE * m.flops_per_cycle)
+            if dict(op.schedule).get("kind") in ("tile", "winograd"):
+                cycles = (predicted_seconds(op, 1, m, {}) or 0.0) * m.frequency
+            out.append(cycles / m.threads)
         return out
 
     @cached_property
@@ -156,31 +157,39 @@ class Chain:
         return sum(self.arithmetic) + moving
 
     @cached_property
+    def moved(self) -> int:
+        """Bytes of what is between, written and read."""
+        return 2 * sum(map(_nbytes, self.between))
+
+    @cached_property
     def ideal(self) -> float:
         """Cycles if bands fit into L2, share nothing, and are as many for each thread."""
-        moved = 2 * sum(map(_nbytes, self.between))
-        return sum(self.arithmetic) + moved / self.machine.l2_bytes_per_cycle / self.machine.threads
+        m = self.machine
+        return sum(self.arithmetic) + self.moved / m.l2_bytes_per_cycle / m.threads
 
-    def banded(self, again: Sequence[float], count: int, rate: float) -> float:
-        """Cycles in bands, where each launch is made so often.
+    def banded(self, again: Sequence[float], read: int, count: int, rate: float) -> float:
+        """Cycles in bands.
 
         Args:
-            again: How often each launch is made.
+            again: How often each launch is made, 1 where bands share nothing.
+            read: Bytes of what others make that are read more than once.
             count: The number of bands.
             rate: Bytes a cycle of the cache that a band fits into.
         """
         threads = self.machine.threads
-        made = zip(self.launches[:-1], again, strict=False)
-        moved = sum(2 * n * sum(map(_nbytes, op.results)) for op, n in made)
-        moved += (count - 1) * sum(op.weights for op in self.launches)
+        made = zip(self._written, again, strict=False)
+        moved = sum(2 * n * nbytes for nbytes, n in made) + read
         cycles = sum(n * c for n, c in zip(again, self.arithmetic, strict=True))
         return (cycles + moved / rate / threads) * -(-count // threads) * threads / count
 
-    def rate(self, kept: int, count: int) -> float | None:
-        """Bytes a cycle of the cache that bands fit into which keep so many bytes; None: none."""
-        m, held = self.machine, kept
-        for v in (*self.outer, *self.launches[-1].results):
-            held += _nbytes(v) // (1 if isinstance(v.op, ops.Const) else count)
+    @cached_property
+    def _written(self) -> list[int]:
+        """Bytes that each launch but the last writes."""
+        return [sum(map(_nbytes, op.results)) for op in self.launches[:-1]]
+
+    def rate(self, held: int) -> float | None:
+        """Bytes a cycle of the cache that bands of so many bytes fit into; None: there is none."""
+        m = self.machine
         if held <= m.l2 * L2_SHARE:
             return m.l2_bytes_per_cycle
         return m.memory_bytes_per_cycle if held * m.threads <= m.l3 // L3_SHARE else None
@@ -227,26 +236,40 @@ class Finder:
         best, saved = None, GAIN * chain.whole
         if chain.whole - chain.ideal <= saved:
             return None
-        once, total, fitting = [1.0] * len(chain.launches), sum(map(_nbytes, chain.between)), 0
+        once, tries = [1.0] * len(chain.launches), Counter[float]()
         for count in range(2, min(chain.extents[-1], MOST_BANDS) + 1):
-            if fitting == TRIES or all(n % count for n in chain.extents):
+            if all(n % count for n in chain.extents):
                 continue
-            rate = chain.rate(total // count, count)
-            if rate is None or chain.whole - chain.banded(once, count, rate) <= saved:
+            at_best = chain.rate(chain.moved // 2 // count)
+            if at_best is None or tries[at_best] == TRIES:
+                continue
+            if chain.whole - chain.banded(once, 0, count, at_best) <= saved:
                 continue
             made, kept = self._in_bands(chain, count)
-            sizes = (n * v.dtype.itemsize for v, (n, _) in zip(chain.between, kept, strict=True))
-            rate = chain.rate(sum(sizes), count)
+            if any((hi <= lo).any() for lo, hi in made.values()):
+                return None  # somebody reads what nobody makes
+            held = sum(n * v.dtype.itemsize for v, (n, _) in kept.items())
+            held += sum(_nbytes(v) // count for v in chain.launches[-1].results)
+            read = 0
+            for v in chain.outer:
+                part, more = _part(self._wanted(v, made), _nbytes(v) // v.dtype.itemsize)
+                held, read = held + part * v.dtype.itemsize, read + more * v.dtype.itemsize
+            rate = chain.rate(held)
             if rate is None:
                 continue
-            again = [float((hi - lo).sum() / hi[-1]) for lo, hi in made]
-            found = chain.whole - chain.banded(again, count, rate)
+            tries[rate] += 1
+            iterations = zip(made.values(), reversed(chain.extents), strict=True)
+            again = [float((hi - lo).sum() / n) for (lo, hi), n in iterations][::-1]
+            found = chain.whole - chain.banded(again, read, count, rate)
             if found > saved:
-                best, saved = Plan(made, kept, found), found
-            fitting += rate == self.machine.l2_bytes_per_cycle
+                bounds, kinds = (
+                    [made[op] for op in chain.launches],
+                    [kept[r] for r in chain.between],
+                )
+                best, saved = Plan(bounds, kinds, found), found
         return best
 
-    def _in_bands(self, chain: Chain, count: int) -> tuple[list[Bounds], list[Kept]]:
+    def _in_bands(self, chain: Chain, count: int) -> tuple[dict[Launch, Bounds], dict[Value, Kept]]:
         """The iterations of each launch, from the last to the first, and what is kept."""
         ends = chain.extents[-1] * np.arange(count + 1) // count
         made: dict[Launch, Bounds] = {chain.launches[-1]: (ends[:-1], ends[1:])}
@@ -257,7 +280,7 @@ class Finder:
             made[op] = _hull([x.meeting(*w) for x, w in zip(ranges, wanted, strict=True)])
             for r, x, w in zip(op.results, ranges, wanted, strict=True):
                 kept[r] = _kept(_hull([w, x.over(*made[op])]), LINE // r.dtype.itemsize)
-        return [made[op] for op in chain.launches], [kept[r] for r in chain.between]
+        return made, kept
 
     def _wanted(self, value: Value, made: dict[Launch, Bounds]) -> Bounds:
         """The elements of a value that launches need in each band."""
@@ -312,14 +335,30 @@ def _is_chain(launches: Sequence[Launch]) -> bool:
     return all(found and found <= set(launches) for found in readers)
 
 
-def _is_static(op: Launch) -> bool:
+def _may_be_parted(op: Launch, kernel: Function) -> bool:
+    """Whether all sizes are known, and no iteration may fail: bands leave out what nobody reads."""
     values = (*op.operands, *op.results)
-    return not op.sizes and all(isinstance(d, int) and d > 0 for v in values for d in v.shape)
+    static = not op.sizes and all(isinstance(d, int) and d > 0 for v in values for d in v.shape)
+    extent = parallel_extent(kernel)
+    few = isinstance(extent, int) and extent <= MOST_ITERATIONS
+    return static and few and not index_checks(kernel)
 
 
 def _hull(found: Sequence[Bounds]) -> Bounds:
     """From the least to the greatest, in each band."""
     return reduce(np.minimum, [lo for lo, _ in found]), reduce(np.maximum, [hi for _, hi in found])
+
+
+def _part(bounds: Bounds, size: int) -> tuple[int, int]:
+    """Elements of a value that a band reads, and that all bands read more than once.
+
+    Long ranges that begin one after the other are of bands that read a part of each row.
+    """
+    lo, hi = bounds
+    total = int((hi - lo).sum())
+    if total > 2 * size and (np.diff(lo) > 0).all():
+        return size // len(lo), 0
+    return int((hi - lo).max()), max(0, total - size)
 
 
 def _kept(bounds: Bounds, line: int) -> Kept:

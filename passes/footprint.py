@@ -32,7 +32,7 @@ class Interval:
 @dataclass(frozen=True)
 class Range:
     """The elements that iterations may touch: those of an iteration and all later ones begin at
-    ``first``, those of it and all before end before ``end``. Both never fall.
+    ``first``, those of it and all before end before ``end``. Both are non-decreasing.
     """
 
     first: np.ndarray

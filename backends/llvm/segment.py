@@ -169,9 +169,8 @@ class SegmentFunction:
         cursors = self._word(self.words.cursor(at)), _I64(self.words.cursors)
         bounds = [self._table(x for part in r for x in part) for r in step.ranges]
         firsts = [self._table(f) for f in step.firsts]
-        grain = _I64(1)
         with (
-            taken(b, _I64(step.count), grain, self.thread, self.threads, cursors) as (lo, hi),
+            taken(b, _I64(step.count), _I64(1), self.thread, self.threads, cursors) as (lo, hi),
             self._each(lo, hi) as band,
         ):
             for slot, first in zip(step.room.slots, firsts, strict=True):

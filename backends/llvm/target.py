@@ -86,7 +86,8 @@ _LEVELS: dict[str, dict[str, Any]] = {
         "weights_bytes_per_cycle": 6.0,
     },
 }
-# Intel's servers, by LLVM's names: cores reach the last cache and the memory over a mesh.
+# Intel's servers, by LLVM's names: cores reach the last cache and the memory over a mesh. Rates as
+# measured on Emerald Rapids: 25 to 28 GB/s from the last cache, 19 from memory, at 2.7 GHz.
 _MESH = (
     *("skylake-avx512", "cascadelake", "cooperlake", "icelake-server"),
     *("sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d"),

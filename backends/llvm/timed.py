@@ -78,7 +78,8 @@ class TimedCode:
         leave the work to it, if it comes late, or have no part in the step. What threads ran each
         for itself ran as often as all of them did it together.
         """
-        cells = self._cells[:, : _CELLS * len(self.steps)].reshape(-1, len(self.steps), _CELLS)
+        shape = (len(self._cells), len(self.steps), _CELLS)
+        cells = self._cells[:, : _CELLS * len(self.steps)].reshape(shape)
         ticks, together = cells[..., :2].max(axis=0).T
         return np.stack([ticks, together + cells[..., 2].sum(axis=0)], axis=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pjit.ir.core import Function
 from pjit.ir.errors import require
 from pjit.ir.opdef import OpDef, attr, variadic
 from pjit.ir.ops.basic import Yield
@@ -43,14 +44,16 @@ class Bands(OpDef, name="bands"):
     them some iterations of one kernel after the other.
 
     The region has no arguments and yields the results of its last launch. ``ranges`` say for each
-    launch the iterations (from, to before) in each band; those of the last one are all its
-    iterations, those of others overlap where the next one needs the same elements in two bands.
-    ``kept`` are, for each result of the others, the elements that a thread keeps of it, and for
-    each band the first of these: the next launches read no others. ``schedule`` is for reports.
+    launch the iterations (from, to before) in each band. Those of the last one are all its
+    iterations; those of others overlap where the next one needs the same elements in two bands, and
+    leave out what nobody reads. ``kept`` are, for each result of the others, the elements that a
+    thread keeps of it, and for each band the first of these, which begins a cache line: the next
+    launches read no others. ``schedule`` is for reports.
 
-    (C1) There is one region without arguments, of launches and reshapes.
-    (C2) It yields the types of the results.
-    (C3) Each launch has a range for each band.
+    (C1) There is one region without arguments, of launches and reshapes, in the main function.
+    (C2) It yields the results of its last launch, and their types are those of the results.
+    (C3) Each launch has a range for each band, and those of the last one follow each other.
+    (C4) What each result of the others keeps begins in each band at an element of it.
     """
 
     level = "program"
@@ -78,15 +81,37 @@ class Bands(OpDef, name="bands"):
     def check_regions(self) -> None:
         """Raises ConstraintError unless the constraints hold."""
         require(len(self.regions) == 1, "(C1) there is one region", got=len(self.regions))
-        body = self.regions[0]
+        body, launches = self.regions[0], self.launches
         known = all(isinstance(o, Launch | Reshape | Yield) for o in body.ops)
         require(known and not body.args, "(C1) the region holds launches and reshapes")
-        yielded = [v.type for v in body.last.operands]
+        outside = self.parent is None or isinstance(self.parent.owner, Function)
         require(
-            yielded == [r.type for r in self.results], "(C2) the region yields the result types"
+            outside and bool(launches), "(C1) it holds launches, and stands in the main function"
         )
+        last, types = launches[-1].results, [r.type for r in self.results]
+        same = body.last.operands == last and [r.type for r in last] == types
+        require(same, "(C2) it yields the results of the last launch")
+        ranges = [[(lo, hi) for lo, hi in made] for made in self.ranges]
+        ordered = all(0 <= lo < hi for made in ranges for lo, hi in made)
+        counts = {len(made) for made in ranges}
         require(
-            len(self.ranges) == len(self.launches)
-            and all(len(r) == self.count for r in self.ranges),
+            len(ranges) == len(launches) and counts == {self.count} and ordered,
             "(C3) each launch has a range for each band",
+            got=self.ranges,
+        )
+        ends = [0, *(hi for _, hi in ranges[-1])]
+        require(
+            [lo for lo, _ in ranges[-1]] == ends[:-1],
+            "(C3) the ranges of the last launch follow each other",
+            got=self.ranges[-1],
+        )
+        between = [r for op in launches[:-1] for r in op.results]
+        require(
+            len(self.kept) == len(between)
+            and all(
+                0 < n <= r.tensor.size and len(starts) == self.count and min(starts) >= 0
+                for r, (n, starts) in zip(between, self.kept, strict=True)
+            ),
+            "(C4) each result but those of the last launch is kept",
+            got=self.kept,
         )

@@ -14,6 +14,7 @@ from random_graphs import Case, cases
 from rewriting import find, random_arrays
 
 from pjit.compiler import compile_module
+from pjit.errors import ExecutionError, VerifyError
 from pjit.ir import ops, tensor
 from pjit.ir.core import Module
 from pjit.ir.expr import sym
@@ -21,7 +22,7 @@ from pjit.ir.interp import interpret
 from pjit.ir.program import BandStep, Segment
 from pjit.ir.target import Machine
 from pjit.ir.text import parse_module, print_module
-from pjit.ir.types import f32
+from pjit.ir.types import f32, i64
 from pjit.ir.verify import verify
 from pjit.passes import bands
 from pjit.passes.context import Context
@@ -76,7 +77,7 @@ def anywhere() -> Iterator[None]:
     """Whatever can run in bands does, the more the better."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands.Chain, "ideal", 0.0)
-        patch.setattr(bands.Chain, "banded", lambda self, again, count, rate: -float(count))
+        patch.setattr(bands.Chain, "banded", lambda self, again, read, count, rate: -float(count))
         patch.setattr(bands, "TRIES", 1 << 30)
         yield
 
@@ -156,6 +157,44 @@ def test_bits_are_those_of_launches_one_after_the_other(make: Callable[[], Modul
         for _ in range(3):
             assert np.asarray(program(arrays)[0]).tobytes() == want, threads
         program.close()
+
+
+def test_what_nobody_reads_is_checked_all_the_same():
+    """A window of stride 2 does not see the last row, in which an index is out of range."""
+
+    def build(b, indices):
+        x = b(ops.Gather, b.constant(array(50)), indices, axis=0)
+        geometry = {"strides": (2, 2), "pads": (0,) * 4, "dilations": (1, 1)}
+        return b(ops.MaxPool, x, kernel=(3, 3), **geometry)
+
+    indices = np.zeros((1, 8, 16, 16), np.int64)
+    indices[0, 0, 15, 15] = 1000
+    with anywhere():
+        program = compile_module(graph(build, [tensor(i64, 1, 8, 16, 16)]), threads=1, cache=False)
+    with pytest.raises(ExecutionError, match="out of range"):
+        np.asarray(program([indices])[0])
+    program.close()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda r, k: ([[[0, 9999], *p[1:]] for p in r], k), "follow each other"),
+        (lambda r, k: ([*r[:-1], [[0, 1], *r[-1][1:]]], k), "follow each other"),
+        (lambda r, k: ([[[3, 3], *p[1:]] for p in r], k), "a range for each band"),
+        (lambda r, k: (r[1:], k), "a range for each band"),
+        (lambda r, k: (r, k[1:]), "is kept"),
+        (lambda r, k: (r, [(n, starts[:1]) for n, starts in k]), "is kept"),
+        (lambda r, k: (r, [(0, starts) for _, starts in k]), "is kept"),
+    ],
+)
+def test_wrong_bands_are_refused(edit, message):
+    module = lowered(block(side=48), MACHINE)
+    (found,) = find(module, "bands")
+    ranges, kept = edit([list(r) for r in found.ranges], list(found.kept))
+    found.attrs["ranges"], found.attrs["kept"] = tuple(map(tuple, ranges)), tuple(kept)
+    with pytest.raises(VerifyError, match=message):
+        verify(module)
 
 
 def test_what_is_kept_takes_little_memory():

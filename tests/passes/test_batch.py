@@ -9,6 +9,7 @@ import pytest
 from graphs import graph
 from rewriting import find
 
+from pjit.backends.llvm import target
 from pjit.compiler import compile_module
 from pjit.ir import ops, tensor
 from pjit.ir.core import Module
@@ -142,7 +143,9 @@ def test_transpositions_of_layouts_do_not_stay_at_the_border():
     assert not find(module, "transpose")
 
 
-def test_a_batch_has_the_same_bits_for_any_number_of_threads():
+def test_a_batch_has_the_same_bits_for_any_number_of_threads(monkeypatch):
+    caches = {"l1": 32 << 10, "l2": 1 << 19, "l3": 32 << 20}
+    monkeypatch.setattr(target, "_cache_sizes", lambda: caches)
     x, y = array(8, 3, 160, 160), array(8)
     results, loops = [], []
     for threads in (1, 2, 3, 9):

@@ -78,6 +78,8 @@ graph @main(%x: f32[N,3]) -> f32[N,3] {
   %1 = sub %x, %0 : f32[N,3]
   %2 = exp %1 : f32[N,3]
   %3 = reduce.sum %2 {axes=[1], keepdims=true} : f32[N,1]
-  %4 = div %2, %3 : f32[N,3]
-  return %4
+  %4 = const @one = 1.0 : f32[]
+  %5 = div %4, %3 : f32[N,1]
+  %6 = mul %2, %5 : f32[N,3]
+  return %6
 }
