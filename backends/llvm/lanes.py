@@ -185,9 +185,25 @@ def masked_store(b: ir.IRBuilder, value: Any, pointer: Any, mask: Any, align: in
     b.call(fn, [value, pointer, I32(align), mask])
 
 
+def is_narrow(element: ir.Type) -> bool:
+    """Whether no processor gathers or scatters elements of a type. What LLVM 22 makes of those may
+    read a mask with an instruction that cannot name registers from 16 on, of one of these.
+    """
+    return isinstance(element, ir.IntType) and element.width < 32
+
+
 def gather(b: ir.IRBuilder, pointers: Any, mask: Any, otherwise: Any, align: int) -> Any:
     """The elements at an address per lane, where a mask is set."""
     t = otherwise.type
+    if is_narrow(t.element):
+        places = b.select(
+            mask, pointers, splat(b, constant_array(b.module, t.element, 0, 1), t.count)
+        )
+        found = undefined(t)
+        for i in range(t.count):
+            lane = b.load(b.extract_element(places, I32(i)), typ=t.element, align=align)
+            found = b.insert_element(found, lane, I32(i))
+        return b.select(mask, found, otherwise)
     name = f"llvm.masked.gather.{type_suffix(t)}.{type_suffix(pointers.type)}"
     fn = declare(b.module, name, t, [pointers.type, I32, mask.type, t])
     return b.call(fn, [pointers, I32(align), mask, otherwise])
@@ -196,6 +212,15 @@ def gather(b: ir.IRBuilder, pointers: Any, mask: Any, otherwise: Any, align: int
 def scatter(b: ir.IRBuilder, value: Any, pointers: Any, mask: Any, align: int) -> None:
     """Writes an element to an address per lane, where a mask is set, in the order of the lanes."""
     t = value.type
+    if is_narrow(t.element):
+        with b.goto_entry_block():
+            nowhere = stack(b, t.element, 1)
+        places = b.select(mask, pointers, splat(b, nowhere, t.count))
+        for i in range(t.count):
+            b.store(
+                b.extract_element(value, I32(i)), b.extract_element(places, I32(i)), align=align
+            )
+        return
     name = f"llvm.masked.scatter.{type_suffix(t)}.{type_suffix(pointers.type)}"
     fn = declare(b.module, name, VOID, [t, pointers.type, I32, mask.type])
     b.call(fn, [value, pointers, I32(align), mask])
