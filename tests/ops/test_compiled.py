@@ -57,7 +57,9 @@ def test_instructions_without_registers_from_16_on_name_none(cls, dt):
             for kernel in kernels(module):
                 text = str(module_of(kernel, target))
                 made = target_machine(target).emit_assembly(optimized(text, target_machine(target)))
-                assert not re.search(r"v(p?movmsk\w+|ptest|testp[sd])\s.*mm(1[6-9]|2\d|3[01])\b", made)
+                assert not re.search(
+                    r"v(p?movmsk\w+|ptest|testp[sd])\s.*mm(1[6-9]|2\d|3[01])\b", made
+                )
 
 
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
