@@ -12,6 +12,7 @@ from pjit.ir.core import Block, Module, Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.loops import parallel_extent
 from pjit.ir.ops.control import host_reason
+from pjit.ir.ops.movement import behind_reshapes
 from pjit.ir.ops.program import Bands, Launch
 from pjit.ir.program import (
     BandStep,
@@ -185,7 +186,7 @@ class _Reader:
                 inner.append(self.slots[self.slot_of[r]])
                 firsts.append(tuple(n * t.dtype.itemsize for n in starts))
             for v in launch.operands:
-                self.slot_of[v] = self.slot_of[_behind_reshapes(v)]
+                self.slot_of.setdefault(v, self.slot_of[behind_reshapes(v)])
             slots = tuple(self.slot_of[v] for v in (*launch.operands, *launch.results))
             steps.append(self._launched(launch, slots, False))
             self._use(slots)
@@ -266,7 +267,7 @@ class _Reader:
         self.inner.append([])
         pairs = [] if targets is None else list(zip(block.last.operands, targets, strict=True))
         for v, target in pairs:
-            source = _behind_reshapes(v)
+            source = behind_reshapes(v)
             if source.op is not None and source.op.parent is block:
                 if not isinstance(source.op, ops.Const):
                     self.placed.setdefault(source, target)
@@ -355,7 +356,7 @@ class _Reader:
         if isinstance(op, ops.While):
             self.slot_of[op.cond.args[i]] = before
         for v, stack in zip(yielded[len(yielded) - len(stacks) :], stacks, strict=True):
-            if _behind_reshapes(v) is _behind_reshapes(yielded[i]):
+            if behind_reshapes(v) is behind_reshapes(yielded[i]):
                 last = self._made(result) if result.uses else None
                 return Carry(before, stack.pointer, init, None, last, nbytes)
         buffers = self._made(result), self._slot("arena", t)
@@ -394,13 +395,6 @@ class _Reader:
 def _share(op: Op) -> Dim:
     """How many shares of work a loop or a branch has for threads; 0: too little for a second."""
     return dict(op.attrs["schedule"]).get("share", 1)
-
-
-def _behind_reshapes(v: Value) -> Value:
-    """The value whose memory a value is, as far as reshapes say."""
-    while isinstance(v.op, ops.Reshape):
-        v = v.op.operands[0]
-    return v
 
 
 def _captured(op: Op) -> list[Value]:

@@ -26,6 +26,7 @@ from pjit.ir import ops
 from pjit.ir.builder import Builder
 from pjit.ir.core import Block, Function, Module, Op, Value
 from pjit.ir.loops import index_checks, parallel_extent
+from pjit.ir.ops.movement import behind_reshapes
 from pjit.ir.ops.program import Bands, Launch
 from pjit.ir.target import LINE, Machine
 from pjit.passes.batch import L3_SHARE
@@ -108,7 +109,7 @@ class Chain:
     def key(self) -> Any:
         """What plans depend on: the kernels, and who reads what."""
         made = {r: i for i, r in enumerate(r for op in self.launches for r in op.results)}
-        origins = ([_origin(v) for v in op.operands] for op in self.launches)
+        origins = ([behind_reshapes(v) for v in op.operands] for op in self.launches)
         return tuple(
             (op.kernel, tuple(made.get(v, -1 - isinstance(v.op, ops.Const)) for v in read))
             for op, read in zip(self.launches, origins, strict=True)
@@ -123,7 +124,7 @@ class Chain:
     def outer(self) -> set[Value]:
         """What the launches read of others."""
         inside = {r for op in self.launches for r in op.results}
-        return {_origin(v) for op in self.launches for v in op.operands} - inside
+        return {behind_reshapes(v) for op in self.launches for v in op.operands} - inside
 
     @cached_property
     def extents(self) -> list[int]:
@@ -262,11 +263,8 @@ class Finder:
             again = [float((hi - lo).sum() / n) for (lo, hi), n in iterations][::-1]
             found = chain.whole - chain.banded(again, read, count, rate)
             if found > saved:
-                bounds, kinds = (
-                    [made[op] for op in chain.launches],
-                    [kept[r] for r in chain.between],
-                )
-                best, saved = Plan(bounds, kinds, found), found
+                parts = [made[op] for op in chain.launches]
+                best, saved = Plan(parts, [kept[r] for r in chain.between], found), found
         return best
 
     def _in_bands(self, chain: Chain, count: int) -> tuple[dict[Launch, Bounds], dict[Value, Kept]]:
@@ -288,7 +286,7 @@ class Finder:
             x.over(*bounds)
             for op, bounds in made.items()
             for v, x in zip(op.operands, self._ranges(op), strict=False)
-            if _origin(v) is value
+            if behind_reshapes(v) is value
         )
         return _hull([*reads])
 
@@ -371,13 +369,6 @@ def _nbytes(v: Value) -> int:
     size = v.tensor.size
     assert isinstance(size, int)
     return size * v.dtype.itemsize
-
-
-def _origin(v: Value) -> Value:
-    """The value whose memory a value is, as far as reshapes say."""
-    while isinstance(v.op, ops.Reshape):
-        v = v.op.operands[0]
-    return v
 
 
 def _readers(v: Value) -> Iterator[Op]:

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from pjit.ir import expr, ops
-from pjit.ir.core import Op, Value
+from pjit.ir.core import Value
 from pjit.ir.expr import Dim
 from pjit.ir.ops.fused import Fused
+from pjit.ir.ops.movement import behind_reshapes
 from pjit.ir.ops.program import Launch
 from pjit.ir.target import Limits, Machine
 from pjit.passes.cost import Image, Product, tile_cycles, weighed, winograd_cycles, winograd_image
@@ -113,7 +114,4 @@ def _read(arg: Value) -> Dim:
 
 
 def _constant(v: Value) -> bool:
-    source: Op | None = v.op
-    while isinstance(source, ops.Reshape):
-        source = source.operands[0].op
-    return isinstance(source, ops.Const)
+    return isinstance(behind_reshapes(v).op, ops.Const)

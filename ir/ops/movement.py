@@ -104,6 +104,13 @@ class Reshape(OpDef, name="reshape"):
     )
 
 
+def behind_reshapes(v: Value) -> Value:
+    """The value whose memory a value is, as far as reshapes say."""
+    while isinstance(v.op, Reshape):
+        v = v.op.operands[0]
+    return v
+
+
 class Transpose(OpDef, name="transpose"):
     """Permutes the dimensions: dimension d of the result is dimension ``perm[d]`` of x.
 
