@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,13 +30,14 @@ from pjit.passes.pipelines import GRAPH, KERNEL
 from pjit.passes.snapshot import clone
 from pjit.profile import profile
 from pjit.report import Report, passes_of
-from pjit.runtime.binary import Binary
+from pjit.runtime.binary import Binary, own_constants
 from pjit.runtime.cache import LARGE, Cache, key
 from pjit.runtime.engine import engine
 from pjit.runtime.program import Runnable
 from pjit.runtime.threads import thread_count
 
 GRAPH_STAGE = "graph"
+HEAVY = 256 << 20  # bytes of constants whose packing takes as long as the code
 
 
 @dataclass
@@ -242,6 +244,7 @@ def _build(
     source: Callable[[], Module],
 ) -> Binary:
     with_checks(module)
+    heavy = sum(a.nbytes for a in module.constants.values()) >= HEAVY
     context = Context(
         machine,
         verify=options.verify,
@@ -252,10 +255,13 @@ def _build(
     trim()
     began = perf_counter()
     program = view(module)
-    code = backend(target).build(module, program, machine)
-    if options.dump is not None:
-        for name, text in backend(target).listings(module, program, machine).items():
-            (options.dump / name).write_text(text)
+    with ThreadPoolExecutor(1, "pjit-constants") as beside:
+        if heavy:  # else in turns, for the memory's sake
+            beside.submit(own_constants, module)
+        code = backend(target).build(module, program, machine)
+        if options.dump is not None:
+            for name, text in backend(target).listings(module, program, machine).items():
+                (options.dump / name).write_text(text)
     seconds = perf_counter() - began
     fields = ("name", "seconds", "changed", "ops_before", "ops_after")
     passes = [{f: getattr(r, f) for f in fields} for r in records]

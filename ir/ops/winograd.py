@@ -186,15 +186,15 @@ class WinogradWeights(LineOp, name="nn.winograd_weights"):
 
     @staticmethod
     def ref(w: np.ndarray, *, size: int, stride: int) -> np.ndarray:
-        """Multiplies with the matrix of the points from both sides."""
+        """Multiplies with the matrix of the points from both sides, as one matrix."""
         g, n = Lines(size, stride).matrices()[1], side(size, stride)
-        y = np.empty((n, n, w.shape[1], w.shape[0]), w.dtype)
-        for at in range(0, w.shape[0], _CHANNELS_AT_ONCE):
-            some = w[at : at + _CHANNELS_AT_ONCE].astype(np.float64)
-            rows = np.tensordot(g, some, (1, 2))  # [p, O, C, 3]
-            both = np.tensordot(g, rows, (1, 3))  # [q, p, O, C]
-            y[..., at : at + _CHANNELS_AT_ONCE] = both.transpose(1, 0, 3, 2)
-        return y.reshape(n * n, w.shape[1], w.shape[0])
+        both = np.kron(g, g)  # [points, 9]
+        taps = w.transpose(2, 3, 1, 0).reshape(KERNEL**2, w.shape[1], w.shape[0])
+        y = np.empty((n * n, *taps.shape[1:]), w.dtype)
+        for at in range(0, w.shape[1], _CHANNELS_AT_ONCE):
+            some = taps[:, at : at + _CHANNELS_AT_ONCE].astype(np.float64)
+            y[:, at : at + _CHANNELS_AT_ONCE] = np.tensordot(both, some, 1)
+        return y
 
     @property
     def walked(self) -> tuple[int, ...]:

@@ -44,15 +44,8 @@ class Binary:
     def of(
         module: Module, view: ProgramView, code: tuple[bytes, ...], meta: dict[str, Any]
     ) -> Binary:
-        """Made of a module of level ``program`` and its object code.
-
-        Constants that still lie in the mapped file of a model are copied, also for the module: the
-        file may change.
-        """
-        used = {op.attrs["value"] for op in module.main.walk() if isinstance(op, ops.Const)}
-        constants = {n: _owned(module.constants[n]) for n in module.constants if n in used}
-        module.constants.update(constants)
-        return Binary(view, code, constants, print_module(_skeleton(module)), meta)
+        """Made of a module of level ``program`` and its object code."""
+        return Binary(view, code, own_constants(module), print_module(_skeleton(module)), meta)
 
     def sections(self, group: str) -> tuple[dict[str, Any], dict[str, Bytes]]:
         """The entries of ``meta`` and the sections of a container, under names of a group."""
@@ -83,6 +76,19 @@ class Binary:
         return Binary(
             view(module), code, module.constants, text, container.meta.get(f"{group}/meta", {})
         )
+
+
+def own_constants(module: Module) -> dict[str, np.ndarray]:
+    """The constants that the main function of a module uses.
+
+    Weights are packed now. What still lies in the mapped file of a model is copied, also for the
+    module: the file may change.
+    """
+    used = {op.attrs["value"] for op in module.main.walk() if isinstance(op, ops.Const)}
+    names = [n for n in module.constants if n in used]
+    for name in names:
+        module.constants[name] = _owned(module.constants[name])
+    return {name: module.constants[name] for name in names}
 
 
 def _skeleton(module: Module) -> Module:

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pjit import compiler
 from pjit.compiler import Program, compile_module
 from pjit.config import settings
 from pjit.errors import CacheWarning
+from pjit.ir.core import Module
 from pjit.ir.text import parse_module
 from pjit.runtime import cache as cache_module
 from pjit.runtime import container
@@ -166,11 +168,25 @@ def test_file_digests_are_remembered_and_notice_changes(tmp_path: Path, monkeypa
     monkeypatch.setattr(cache_module, "_SETTLED_NS", -1)
     first = cache.file_digest(file)
     with monkeypatch.context() as m:
-        m.setattr(cache_module.hashlib, "file_digest", None)
+        m.setattr(cache_module, "_digest", None)
         assert cache.file_digest(file) == first
     file.write_bytes(b"two")
     os.utime(file, (old, old))
     assert cache.file_digest(file) != first
+
+
+def test_file_digests_see_every_byte_and_its_place(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cache_module, "_PIECE", 8)
+    monkeypatch.setattr(cache_module, "_AT_ONCE", 3)
+    cache, file = Cache(tmp_path / "c"), tmp_path / "model"
+    data = bytes(range(19))
+    variants = [data, data[:16], data[:8], data[8:16] + data[:8] + data[16:], b"", data + b"\0"]
+    variants += [data[:i] + b"x" + data[i + 1 :] for i in range(len(data))]
+    digests = []
+    for variant in variants:
+        file.write_bytes(variant)
+        digests.append(cache.file_digest(file))
+    assert len(set(digests)) == len(digests)
 
 
 def test_fresh_files_are_hashed_again(tmp_path: Path) -> None:
@@ -291,3 +307,31 @@ def test_a_fork_does_not_wait_for_entries_of_its_parent(own_settings: Path, monk
         os._exit(int(compiled().report().cached))
     began.set()
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_heavy_weights_are_packed_beside_the_code(own_settings: Path, monkeypatch) -> None:
+    in_turns = compiled()
+    monkeypatch.setattr("pjit.compiler.HEAVY", 0)
+    packing: list[str] = []
+    pack = compiler.own_constants
+
+    def noted(module: Module) -> dict[str, np.ndarray]:
+        packing.append(threading.current_thread().name)
+        return pack(module)
+
+    monkeypatch.setattr("pjit.compiler.own_constants", noted)
+    beside = compiled(cache_dir=own_settings / "other")
+    assert [name.partition("_")[0] for name in packing] == ["pjit-constants"]
+    for a, b in zip(in_turns([X]), beside([X]), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_weights_that_cannot_be_packed_are_an_error(own_settings: Path, monkeypatch) -> None:
+    def fail(array: np.ndarray) -> np.ndarray:
+        raise MemoryError("no memory for the weights")
+
+    monkeypatch.setattr("pjit.compiler.HEAVY", 0)
+    monkeypatch.setattr("pjit.runtime.binary._owned", fail)
+    with pytest.raises(MemoryError, match="no memory for the weights"):
+        compiled()
+    assert not entries(own_settings)
