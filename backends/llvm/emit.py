@@ -31,6 +31,7 @@ from pjit.backends.llvm.lanes import (
     vector,
 )
 from pjit.backends.llvm.memory import Memory
+from pjit.backends.llvm.optimize import UNROLL_COUNT
 from pjit.backends.llvm.prims import Prims
 from pjit.backends.llvm.target import function_attributes
 from pjit.ir import expr
@@ -319,11 +320,17 @@ class KernelEmitter:
     # Loops
 
     def loop(
-        self, start: Any, stop: Any, step: int, carried: Sequence[Any], body: Callable
+        self,
+        start: Any,
+        stop: Any,
+        step: int,
+        carried: Sequence[Any],
+        body: Callable,
+        unroll: int = 1,
     ) -> list[Any]:
         """A counted loop of ``body(i, carried) -> carried``; bounds are ints or LLVM values.
 
-        It runs while ``i < stop``.
+        It runs while ``i < stop``. LLVM is to make one iteration of ``unroll``.
         """
         b = self.b
         carried = list(carried)
@@ -349,7 +356,8 @@ class KernelEmitter:
             following = body(i, list(phis))
         i_next = b.add(i, I64(step), flags=("nsw",))
         latch = b.block
-        b.cbranch(b.icmp_signed("<", i_next, stop), inside, after)
+        back = b.cbranch(b.icmp_signed("<", i_next, stop), inside, after)
+        back.set_metadata("llvm.loop", self._unrolling(unroll))
         i.add_incoming(start, before)
         i.add_incoming(i_next, latch)
         b.position_at_end(after)
@@ -365,6 +373,14 @@ class KernelEmitter:
             result.add_incoming(again, latch)
             results.append(result)
         return results
+
+    def _unrolling(self, count: int) -> ir.MDValue:
+        """What tells LLVM to make one iteration of so many: a node that refers to itself first."""
+        module = self.b.module
+        how = [UNROLL_COUNT, ir.IntType(32)(count)] if count > 1 else ["llvm.loop.unroll.disable"]
+        loop = module.add_metadata([f"loops of {count}"])
+        loop.operands = (loop, module.add_metadata(how))
+        return loop
 
     def _for(self, op: For) -> None:
         of = self.mapped(op.operands[: op.n_index])

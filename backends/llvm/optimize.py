@@ -18,9 +18,10 @@ if __name__ == "__main__":
 
 import llvmlite.binding as llvm
 
-# What the emitters leave to be done: they vectorise, unroll and hoist themselves. LLVM's own
-# pipeline takes five times as long, and lengthens the lives of values in loops until they spill.
 TILES = "tiles"  # the name of modules of tile contractions
+UNROLL_COUNT = "llvm.loop.unroll.count"  # marks the loops that are to be unrolled
+# What the emitters leave to be done: they vectorise, hoist and mostly unroll themselves. LLVM's own
+# pipeline takes five times as long, and lengthens the lives of values in loops until they spill.
 _PASSES = ("sroa", "new_gvn", "instruction_combine", "simplify_cfg")
 
 
@@ -56,6 +57,8 @@ def optimized(source: str, tm: llvm.TargetMachine) -> llvm.ModuleRef:
     passes = llvm.create_new_function_pass_manager()
     for name in _PASSES:
         getattr(passes, f"add_{name}_pass")()
+    if UNROLL_COUNT in source:
+        passes.add_loop_unroll_pass()
     builder = llvm.create_pass_builder(tm, llvm.create_pipeline_tuning_options())
     for function in module.functions:
         if not function.is_declaration:

@@ -13,6 +13,7 @@ import pytest
 from native_kernel import NativeKernel
 
 from pjit.backends.llvm import contract_rows
+from pjit.backends.llvm.contract import UNROLL
 from pjit.backends.llvm.emit import emit_kernel
 from pjit.backends.llvm.module import emit_assembly, new_module
 from pjit.backends.llvm.target import LlvmMachine, machine
@@ -321,18 +322,43 @@ def test_depth_beyond_the_row_of_zeros(native, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("window", [False, True])
 def test_accumulators_stay_in_registers(name: str, tile: tuple[int, int], window: bool) -> None:
     """The loops that multiply move no vector to or from the stack."""
-    target = machine(name)
     problem = Problem(tile, 60, depth=64, cols=2 * tile[1])
     if window:
         problem = Problem(tile, 1, (16, 16), 64, 2 * tile[1], (3, 3), pad=1)
+    for body in inner_loops(problem, machine(name)):
+        assert not re.findall(r"mov[au]ps\s.*\(%rsp\)", body)
+
+
+def inner_loops(problem: Problem, target: LlvmMachine) -> list[str]:
+    """The assembly of the loops of x86 that multiply a whole tile."""
+    mr, nr = problem.tile
     module = new_module(target)
     emit_kernel(problem.build(), target, module).linkage = "external"
-    multiply = "mulps" if name == "x86-64-v2" else "vfmadd"
     text = emit_assembly(module, target)
-    loops = [
-        body for _, body in re.findall(r"^(\.L\w+):((?:(?!^\.L)[\s\S])*?)j\w+\t\1$", text, re.M)
-    ]
-    loops = [x for x in loops if x.count(multiply) >= tile[0] * tile[1] // target.lanes(32)]
-    assert loops
-    for body in loops:
-        assert not re.findall(r"mov[au]ps\s.*\(%rsp\)", body)
+    loops = re.findall(r"^(\.L\w+):((?:(?!^\.L)[\s\S])*?)j\w+\t\1$", text, re.M)
+    multiply = "vfmadd" if target.fma else "mulps"
+    found = [body for _, body in loops if body.count(multiply) >= mr * nr // target.lanes(32)]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "tile", "depth", "free"),
+    [
+        ("x86-64-v4", (12, 32), 64, False),
+        ("x86-64-v3", (6, 16), 64, False),
+        ("x86-64-v3", (4, 24), 11, False),
+        ("x86-64-v3", (4, 24), 8, True),
+    ],
+)
+def test_steps_share_the_counting_of_their_loop(
+    name: str, tile: tuple[int, int], depth: int, free: bool
+) -> None:
+    """Four steps an iteration, of loads, multiplications, and a few instructions that count."""
+    target = machine(name)
+    mr, vectors = tile[0], tile[1] // target.lanes(32)
+    problem = Problem(tile, 60, depth=depth, cols=2 * tile[1], free_depth=free)
+    body = max(inner_loops(problem, target), key=len)
+    lines = [x for x in body.splitlines() if x.startswith("\t") and not x.startswith("\t#")]
+    assert body.count("vfmadd") == UNROLL * mr * vectors
+    assert len(lines) <= UNROLL * (mr * vectors + mr + vectors) + 6
