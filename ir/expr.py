@@ -446,6 +446,11 @@ def lower_bound(x: Dim) -> int | None:
     return total
 
 
+def constant_term(x: Dim) -> int:
+    """What an expression is when all its terms with symbols are 0."""
+    return x if isinstance(x, int) else dict(x.terms).get((), 0)
+
+
 def _coefficient(x: Expr, a: Sym) -> Dim | None:
     """The factor of ``a`` in ``x`` when ``a`` occurs linearly and in no other atom."""
     total: Dim = 0

@@ -6,6 +6,7 @@ that all lanes share, 1 for consecutive elements; others are gathered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from pjit.ir import expr
 from pjit.ir.expr import Dim
 from pjit.ir.loops import Guards
 from pjit.ir.types import BufferType, DType, row_major
+
+ZEROS = 8192  # elements that loads under one condition may be apart to share its choice of address
 
 
 def linear_offset(index: Sequence[Dim], shape: Sequence[Dim]) -> Dim:
@@ -129,16 +132,27 @@ class Memory:
         self, base: Any, dt: DType, offset: Dim, uniform: Any, mask: Any, otherwise: float
     ) -> Any:
         b, n, element = self.b, self.index.lane.n, memory_type(dt)
-        pointer = self.index.address(base, offset, element)
         fill = self._otherwise(dt, otherwise)
-        if uniform is not None and mask is None:
-            elsewhere = constant_array(b.module, element, fill.constant, n)
-            pointer = self.index.either(uniform, pointer, elsewhere)
-        elif uniform is not None:
-            mask = both(b, mask, uniform)
-        if mask is None:
-            return self._read(base, pointer, vector(element, n), dt.itemsize)
-        return masked_load(b, pointer, mask, splat(b, fill, n), dt.itemsize)
+        mask = both(b, mask, uniform) if mask is not None else None
+        if mask is not None:
+            pointer = self.index.address(base, offset, element)
+            return masked_load(b, pointer, mask, splat(b, fill, n), dt.itemsize)
+        pointer = self._readable(base, offset, uniform, fill)
+        return self._read(base, pointer, vector(element, n), dt.itemsize)
+
+    def _readable(self, base: Any, offset: Dim, uniform: Any, fill: ir.Constant) -> Any:
+        """The address of a row of lanes, or of as many that hold ``fill`` where a condition does
+        not hold. Zeros are so many that one choice is enough for the taps of a window in a row.
+        """
+        b, n, element = self.b, self.index.lane.n, fill.type
+        if uniform is None:
+            return self.index.address(base, offset, element)
+        zero = fill.constant == 0 and math.copysign(1, fill.constant) > 0
+        reach = ZEROS if zero else 1
+        ahead = expr.constant_term(offset) % reach
+        first = self.index.address(base, offset - ahead, element)
+        elsewhere = constant_array(b.module, element, fill.constant, reach - 1 + n)
+        return self.index.address(self.index.either(uniform, first, elsewhere), ahead, element)
 
     def _read(self, base: Any, pointer: Any, t: ir.Type, align: int) -> Any:
         if base in self.written:

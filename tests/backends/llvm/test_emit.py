@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from small_kernels import check, kernel, numbers, once, same
 
 from pjit.backends.llvm.emit import emit_kernel, index_checks
 from pjit.backends.llvm.module import compile_module, emit_assembly, new_module
 from pjit.backends.llvm.target import machine
 from pjit.ir import expr
-from pjit.ir.core import Function, Loc, Value
+from pjit.ir.core import Function, Value
 from pjit.ir.errors import IRError
 from pjit.ir.expr import Dim
-from pjit.ir.interp import interpret_kernel
-from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
-from pjit.ir.ops.basic import Return
+from pjit.ir.kernel_builder import ScalarBuilder
 from pjit.ir.types import (
     FLOATS,
     INTS,
-    BufferType,
     DType,
     bf16,
     bool_,
@@ -35,7 +33,6 @@ from pjit.ir.types import (
 )
 
 N = expr.sym("N")
-Body = Callable[..., None]
 NUMPY = {
     "add": "add",
     "sub": "subtract",
@@ -46,57 +43,6 @@ NUMPY = {
     "or_": "bitwise_or",
     "xor": "bitwise_xor",
 }
-
-
-def kernel(
-    buffers: Sequence[tuple[DType, tuple[Dim, ...]]], body: Body, outputs: int = 1
-) -> Function:
-    """A kernel whose body gets a ScalarBuilder and the buffers."""
-    types = [(f"b{i}", BufferType(dt, shape)) for i, (dt, shape) in enumerate(buffers)]
-    function = kernel_function("kernel", types, outputs)
-    b = ScalarBuilder(function.body, Loc("test.py:1"))
-    body(b, *function.args)
-    b.emit(Return, (), {})
-    return function
-
-
-def once(b: ScalarBuilder, body: Callable[[], None]) -> None:
-    b.loop(0, 1, lambda i: body(), kind="parallel")
-
-
-def check(
-    native,
-    function: Function,
-    arrays: Sequence[np.ndarray],
-    tolerance: float = 0.0,
-    parts: int = 1,
-    **sizes: int,
-) -> None:
-    """The native kernel writes what the interpreter writes."""
-    expected = [a.copy() for a in arrays]
-    interpret_kernel(function, expected, sizes)
-    got = [a.copy() for a in arrays]
-    assert native(function)(got, sizes, parts) == 0
-    for x, y in zip(got, expected, strict=True):
-        same(x, y, tolerance)
-
-
-def same(x: np.ndarray, y: np.ndarray, tolerance: float = 0.0) -> None:
-    if x.dtype.kind in "biu":
-        np.testing.assert_array_equal(x, y)
-    else:
-        np.testing.assert_allclose(
-            x.astype(np.float64), y.astype(np.float64), rtol=tolerance, atol=tolerance
-        )
-
-
-def numbers(dt: DType, *shape: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    if dt.kind == "b":
-        return rng.integers(0, 2, shape).astype(bool)
-    if dt.is_int:
-        return rng.integers(0 if dt.kind == "u" else -9, 10, shape).astype(dt.numpy)
-    return rng.uniform(-3, 3, shape).astype(dt.numpy)
 
 
 # Vector loops
