@@ -198,12 +198,13 @@ class BandStep:
     """Launches that run part by part: each thread takes bands, and runs in each of them the
     ``ranges`` of one launch after the other, without barriers.
 
-    The slots of the ``room`` hold a part of a value: ``firsts`` says for each of them, and each
-    band, how many bytes of it come before that part.
+    The slots of the ``room`` hold a part of a value: ``kept`` says for each of them how many bytes
+    these are, and ``firsts`` for each band how many bytes of it come before that part.
     """
 
     launches: tuple[LaunchStep, ...]
     ranges: tuple[tuple[tuple[int, int], ...], ...]
+    kept: tuple[int, ...]
     firsts: tuple[tuple[int, ...], ...]
     barrier: bool
     op: Op

@@ -172,7 +172,7 @@ class _Reader:
     def _bands(self, op: Bands) -> None:
         """Launches whose results, but those of the last one, are kept in parts."""
         barrier = self._begin([self.slot_of[v] for v in _captured(op)])
-        kept, inner, firsts, steps = iter(op.kept), [], [], []
+        kept, inner, sizes, firsts, steps = iter(op.kept), [], [], [], []
         for launch in op.launches:
             last = launch is op.launches[-1]
             results = op.results if last else launch.results
@@ -184,6 +184,7 @@ class _Reader:
                 t = r.tensor.with_shape((size,))
                 self.slot_of[r] = self._slot("arena", t)
                 inner.append(self.slots[self.slot_of[r]])
+                sizes.append(size * t.dtype.itemsize)
                 firsts.append(tuple(n * t.dtype.itemsize for n in starts))
             for v in launch.operands:
                 self.slot_of.setdefault(v, self.slot_of[behind_reshapes(v)])
@@ -193,7 +194,8 @@ class _Reader:
         self.written.update(self.slot_of[r] for r in op.results)
         room = self._room(inner, None, self.epoch)
         assert room is not None
-        self._add(BandStep(tuple(steps), op.ranges, tuple(firsts), barrier, op, room))
+        starts = tuple(sizes), tuple(firsts)
+        self._add(BandStep(tuple(steps), op.ranges, *starts, barrier, op, room))
 
     def _copy(self, source: int, target: int, t: TensorType) -> None:
         barrier = self._begin([source])

@@ -2,14 +2,14 @@
 
 A chain of launches that nobody else reads but for the last one runs part by part: some iterations
 of the last kernel, before them those of the kernel before it that make what these read, and so on
-backwards (``footprint``). Elements that two bands need, as the rows between windows, are computed
-for both. A thread runs bands by itself, without waiting for others, and keeps what is between the
-kernels in memory of its own, which the next band overwrites. The kernels are the same, and so are
-the bits.
+backwards (``footprint``). A thread runs bands by itself, without waiting for others, and keeps what
+is between the kernels in memory of its own, which the next band overwrites. Elements that its next
+band needs too, as the rows between windows, are moved there; where another thread takes over, they
+are computed again. The kernels are the same, and so are the bits.
 
 The model compares the time that the tensors between take from where they would lie with that from
-the cache that a band fits into, and with that of what is computed or read again. It takes the
-chains and the numbers of bands that save most.
+the cache that a band fits into, and with that of what is moved, computed or read again. It takes
+the chains and the numbers of bands that save most.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ OTHER_RATE = 1 / 2  # of the FMA rate, for kernels that are not tiles
 
 Bounds = tuple[np.ndarray, np.ndarray]  # from, to before, in each band
 Kept = tuple[int, tuple[int, ...]]  # how many elements, and the first of them in each band
+Readers = dict[Value, list[tuple[Launch, Range]]]
 
 
 @dataclass(frozen=True)
@@ -168,18 +169,18 @@ class Chain:
         m = self.machine
         return sum(self.arithmetic) + self.moved / m.l2_bytes_per_cycle / m.threads
 
-    def banded(self, again: Sequence[float], read: int, count: int, rate: float) -> float:
+    def banded(self, again: Sequence[float], repeated: float, count: int, rate: float) -> float:
         """Cycles in bands.
 
         Args:
-            again: How often each launch is made, 1 where bands share nothing.
-            read: Bytes of what others make that are read more than once.
+            again: How often each launch is made, 1 where threads share nothing.
+            repeated: Bytes that are read or moved beside what is between.
             count: The number of bands.
             rate: Bytes a cycle of the cache that a band fits into.
         """
         threads = self.machine.threads
         made = zip(self._written, again, strict=False)
-        moved = sum(2 * n * nbytes for nbytes, n in made) + read
+        moved = sum(2 * n * nbytes for nbytes, n in made) + repeated
         cycles = sum(n * c for n, c in zip(again, self.arithmetic, strict=True))
         return (cycles + moved / rate / threads) * -(-count // threads) * threads / count
 
@@ -237,7 +238,7 @@ class Finder:
         best, saved = None, GAIN * chain.whole
         if chain.whole - chain.ideal <= saved:
             return None
-        once, tries = [1.0] * len(chain.launches), Counter[float]()
+        once, tries, readers = [1.0] * len(chain.launches), Counter[float](), self._readers(chain)
         for count in range(2, min(chain.extents[-1], MOST_BANDS) + 1):
             if all(n % count for n in chain.extents):
                 continue
@@ -246,49 +247,57 @@ class Finder:
                 continue
             if chain.whole - chain.banded(once, 0, count, at_best) <= saved:
                 continue
-            made, kept = self._in_bands(chain, count)
+            made, kept = self._in_bands(chain, readers, count)
             if any((hi <= lo).any() for lo, hi in made.values()):
                 return None  # somebody reads what nobody makes
             held = sum(n * v.dtype.itemsize for v, (n, _) in kept.items())
             held += sum(_nbytes(v) // count for v in chain.launches[-1].results)
-            read = 0
+            if chain.rate(held) is None:
+                continue
+            starts = min(1.0, self.machine.threads / count)  # bands that follow no other
+            repeated = 0.0
+            for v, (n, firsts) in kept.items():
+                moved = np.maximum(0, n - np.diff(firsts)).sum()
+                repeated += 2 * (1 - starts) * float(moved) * v.dtype.itemsize
             for v in chain.outer:
-                part, more = _part(self._wanted(v, made), _nbytes(v) // v.dtype.itemsize)
-                held, read = held + part * v.dtype.itemsize, read + more * v.dtype.itemsize
+                part, more = _part(_wanted(readers[v], made), _nbytes(v) // v.dtype.itemsize)
+                held += part * v.dtype.itemsize
+                repeated += starts * more * v.dtype.itemsize
             rate = chain.rate(held)
             if rate is None:
                 continue
             tries[rate] += 1
             iterations = zip(made.values(), reversed(chain.extents), strict=True)
-            again = [float((hi - lo).sum() / n) for (lo, hi), n in iterations][::-1]
-            found = chain.whole - chain.banded(again, read, count, rate)
+            more = [float((hi - lo).sum() / n - 1) for (lo, hi), n in iterations][::-1]
+            again = [1 + x * (starts if x > 0 else 1) for x in more]
+            found = chain.whole - chain.banded(again, repeated, count, rate)
             if found > saved:
                 parts = [made[op] for op in chain.launches]
                 best, saved = Plan(parts, [kept[r] for r in chain.between], found), found
         return best
 
-    def _in_bands(self, chain: Chain, count: int) -> tuple[dict[Launch, Bounds], dict[Value, Kept]]:
+    def _in_bands(
+        self, chain: Chain, readers: Readers, count: int
+    ) -> tuple[dict[Launch, Bounds], dict[Value, Kept]]:
         """The iterations of each launch, from the last to the first, and what is kept."""
         ends = chain.extents[-1] * np.arange(count + 1) // count
         made: dict[Launch, Bounds] = {chain.launches[-1]: (ends[:-1], ends[1:])}
         kept: dict[Value, Kept] = {}
         for op in chain.launches[-2::-1]:
             ranges = self._ranges(op)[len(op.operands) :]
-            wanted = [self._wanted(r, made) for r in op.results]
+            wanted = [_wanted(readers[r], made) for r in op.results]
             made[op] = _hull([x.meeting(*w) for x, w in zip(ranges, wanted, strict=True)])
             for r, x, w in zip(op.results, ranges, wanted, strict=True):
                 kept[r] = _kept(_hull([w, x.over(*made[op])]), LINE // r.dtype.itemsize)
         return made, kept
 
-    def _wanted(self, value: Value, made: dict[Launch, Bounds]) -> Bounds:
-        """The elements of a value that launches need in each band."""
-        reads = (
-            x.over(*bounds)
-            for op, bounds in made.items()
-            for v, x in zip(op.operands, self._ranges(op), strict=False)
-            if behind_reshapes(v) is value
-        )
-        return _hull([*reads])
+    def _readers(self, chain: Chain) -> Readers:
+        """What reads each value, and which elements."""
+        found: Readers = {}
+        for op in chain.launches:
+            for v, x in zip(op.operands, self._ranges(op), strict=False):
+                found.setdefault(behind_reshapes(v), []).append((op, x))
+        return found
 
     def _ranges(self, op: Launch) -> list[Range]:
         if op.kernel not in self._footprints:
@@ -340,6 +349,11 @@ def _may_be_parted(op: Launch, kernel: Function) -> bool:
     extent = parallel_extent(kernel)
     few = isinstance(extent, int) and extent <= MOST_ITERATIONS
     return static and few and not index_checks(kernel)
+
+
+def _wanted(readers: list[tuple[Launch, Range]], made: dict[Launch, Bounds]) -> Bounds:
+    """The elements that those launches that are made need in each band."""
+    return _hull([x.over(*made[op]) for op, x in readers if op in made])
 
 
 def _hull(found: Sequence[Bounds]) -> Bounds:

@@ -6,17 +6,20 @@ small one is run by one thread (see ``ir/program.py``). ``ir/call.py`` says what
 
 In a loop each thread computes its contiguous share of a launch; outside of loops it also helps the
 others (``launch.py``). Of a loop with a room it takes whole iterations, its share and then those of
-others, and all of each launch in them. So it takes bands, with a part of each launch. A thread sets
-its cursors back behind the next meeting, when nobody looks at them any more.
+others, and all of each launch in them. So it takes bands, with a part of each launch: what the band
+before it left in the thread's memory is not made again. A thread sets its cursors back behind the
+next meeting, when nobody looks at them any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 
 from llvmlite import ir as ll
 
+from pjit.backends.llvm.lanes import intrinsic
 from pjit.backends.llvm.launch import emit_launcher, part, plan, shares, taken
 from pjit.backends.llvm.sync import emit_barrier
 from pjit.ir.call import BARRIER_WORD, ERROR_WORD, POLL_WORD, STOP_WORD, CallWords
@@ -169,22 +172,51 @@ class SegmentFunction:
         cursors = self._word(self.words.cursor(at)), _I64(self.words.cursors)
         bounds = [self._table(x for part in r for x in part) for r in step.ranges]
         firsts = [self._table(f) for f in step.firsts]
+        with b.goto_entry_block():
+            behind = b.alloca(_I64)  # the band behind the last one of this thread
+        b.store(_I64(-1), behind)
         with (
             taken(b, _I64(step.count), _I64(1), self.thread, self.threads, cursors) as (lo, hi),
             self._each(lo, hi) as band,
         ):
+            follows = b.icmp_signed("==", band, b.load(behind, typ=_I64))
+            b.store(b.add(band, _I64(1)), behind)
+            with b.if_then(follows):
+                self._move_on(step, rooms, firsts, band)
             for slot, first in zip(step.room.slots, firsts, strict=True):
                 before = b.neg(self._entry(first, band))
                 self.pointers[slot] = b.gep(rooms[slot], [before], source_etype=_I8)
             self.alone = True
+            start = b.mul(band, _I64(2))
+            made = b.select(follows, b.sub(start, _I64(1)), start)  # the end of the band before
             for launch, table in zip(step.launches, bounds, strict=True):
-                start = b.mul(band, _I64(2))
-                self.part = self._entry(table, start), self._entry(table, b.add(start, _I64(1)))
+                first = intrinsic(b, "smax", self._entry(table, start), self._entry(table, made))
+                self.part = first, self._entry(table, b.add(start, _I64(1)))
                 self._step(launch)
             self.part = None
             self.alone = False
         self.moved.add(at)
         self.pointers = known
+
+    def _move_on(
+        self, step: BandStep, rooms: dict[int, ll.Value], tables: list[ll.Value], band: ll.Value
+    ) -> None:
+        """Moves what a thread keeps of the band before to where it lies in this one."""
+        rows = zip(step.room.slots, step.kept, step.firsts, tables, strict=True)
+        for slot, kept, firsts, table in rows:
+            if all(y - x >= kept for x, y in pairwise(firsts)):
+                continue
+            before = self._entry(table, self.b.sub(band, _I64(1)))
+            ahead = self.b.sub(self._entry(table, band), before)
+            nbytes = intrinsic(self.b, "smax", self.b.sub(_I64(kept), ahead), _I64(0))
+            source = self.b.gep(rooms[slot], [ahead], source_etype=_I8)
+            self._transfer("memmove", rooms[slot], source, nbytes)
+
+    def _transfer(self, name: str, to: ll.Value, source: ll.Value, nbytes: ll.Value) -> None:
+        kind = ll.FunctionType(ll.VoidType(), [_PTR, _PTR, _I64, ll.IntType(1)])
+        full = f"llvm.{name}.p0.p0.i64"
+        function = self.module.globals.get(full) or ll.Function(self.module, kind, full)
+        self.b.call(function, [to, source, nbytes, ll.IntType(1)(0)])
 
     def _table(self, numbers: Iterable[int]) -> ll.GlobalVariable:
         """A constant array of integers."""
@@ -222,10 +254,7 @@ class SegmentFunction:
     def _copy(self, source: ll.Value, target: ll.Value, nbytes: int) -> None:
         with self._shared(self._size(nbytes), COPY_GRAIN) as (lo, hi):
             places = [self.b.gep(p, [lo], source_etype=_I8) for p in (target, source)]
-            kind = ll.FunctionType(ll.VoidType(), [_PTR, _PTR, _I64, ll.IntType(1)])
-            name = "llvm.memcpy.p0.p0.i64"
-            memcpy = self.module.globals.get(name) or ll.Function(self.module, kind, name)
-            self.b.call(memcpy, [*places, self.b.sub(hi, lo), ll.IntType(1)(0)])
+            self._transfer("memcpy", *places, self.b.sub(hi, lo))
 
     # Control flow: all threads that run it go the same way
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from pjit.ir.core import Function
 from pjit.ir.errors import require
 from pjit.ir.opdef import OpDef, attr, variadic
@@ -39,6 +42,10 @@ class Launch(OpDef, name="launch"):
         raise NotImplementedError("build `launch` with its result types")
 
 
+def _grows(numbers: Sequence[int]) -> bool:
+    return all(a <= b for a, b in pairwise(numbers))
+
+
 class Bands(OpDef, name="bands"):
     """Runs the launches of its region part by part: each thread takes bands, and runs in each of
     them some iterations of one kernel after the other.
@@ -46,14 +53,17 @@ class Bands(OpDef, name="bands"):
     The region has no arguments and yields the results of its last launch. ``ranges`` say for each
     launch the iterations (from, to before) in each band. Those of the last one are all its
     iterations; those of others overlap where the next one needs the same elements in two bands, and
-    leave out what nobody reads. ``kept`` are, for each result of the others, the elements that a
+    leave out what nobody reads. ``kept`` are, for each result of the others, how many elements a
     thread keeps of it, and for each band the first of these, which begins a cache line: the next
-    launches read no others. ``schedule`` is for reports.
+    launches read no others. A thread that takes a band behind its last one moves what it has of the
+    elements, and makes the iterations that it has not made. ``schedule`` is for reports.
 
     (C1) There is one region without arguments, of launches and reshapes, in the main function.
     (C2) It yields the results of its last launch, and their types are those of the results.
-    (C3) Each launch has a range for each band, and those of the last one follow each other.
-    (C4) What each result of the others keeps begins in each band at an element of it.
+    (C3) Each launch has a range for each band, which does not begin or end before that of the band
+         before, and those of the last one follow each other.
+    (C4) What each result of the others keeps begins in each band at an element of it, and not
+         before that of the band before.
     """
 
     level = "program"
@@ -93,6 +103,7 @@ class Bands(OpDef, name="bands"):
         require(same, "(C2) it yields the results of the last launch")
         ranges = [[(lo, hi) for lo, hi in made] for made in self.ranges]
         ordered = all(0 <= lo < hi for made in ranges for lo, hi in made)
+        ordered &= all(_grows([part[at] for part in made]) for made in ranges for at in (0, 1))
         counts = {len(made) for made in ranges}
         require(
             len(ranges) == len(launches) and counts == {self.count} and ordered,
@@ -109,7 +120,10 @@ class Bands(OpDef, name="bands"):
         require(
             len(self.kept) == len(between)
             and all(
-                0 < n <= r.tensor.size and len(starts) == self.count and min(starts) >= 0
+                0 < n <= r.tensor.size
+                and len(starts) == self.count
+                and min(starts) >= 0
+                and _grows(starts)
                 for r, (n, starts) in zip(between, self.kept, strict=True)
             ),
             "(C4) each result but those of the last launch is kept",

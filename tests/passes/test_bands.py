@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from random_graphs import Case, cases
 from rewriting import find, random_arrays
 
+from pjit.backends.llvm.build import emit
+from pjit.backends.llvm.target import machine
 from pjit.compiler import compile_module
 from pjit.errors import ExecutionError, VerifyError
 from pjit.ir import ops, tensor
@@ -24,6 +26,7 @@ from pjit.ir.target import Machine
 from pjit.ir.text import parse_module, print_module
 from pjit.ir.types import f32, i64
 from pjit.ir.verify import verify
+from pjit.ir.view import view
 from pjit.passes import bands
 from pjit.passes.context import Context
 from pjit.passes.footprint import footprint
@@ -159,6 +162,19 @@ def test_bits_are_those_of_launches_one_after_the_other(make: Callable[[], Modul
         program.close()
 
 
+def test_a_thread_goes_on_where_its_last_band_ended():
+    """What two of its bands need is moved, and not made again."""
+    target = machine("host", 1)
+    with anywhere():
+        module = lowered(block(), target)
+    (found,) = find(module, "bands")
+    *_, segments = emit(module, view(module), target)
+    code = str(segments)
+    moved = [starts for n, starts in found.kept if np.diff(starts).min() < n]
+    assert code.count('call void @"llvm.memmove') == len(moved) > 0
+    assert code.count('call i64 @"llvm.smax.i64"') >= len(found.launches)
+
+
 def test_what_nobody_reads_is_checked_all_the_same():
     """A window of stride 2 does not see the last row, in which an index is out of range."""
 
@@ -179,13 +195,14 @@ def test_what_nobody_reads_is_checked_all_the_same():
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda r, k: ([[[0, 9999], *p[1:]] for p in r], k), "follow each other"),
+        (lambda r, k: ([[[0, 9999], *p[1:]] for p in r], k), "a range for each band"),
         (lambda r, k: ([*r[:-1], [[0, 1], *r[-1][1:]]], k), "follow each other"),
         (lambda r, k: ([[[3, 3], *p[1:]] for p in r], k), "a range for each band"),
         (lambda r, k: (r[1:], k), "a range for each band"),
         (lambda r, k: (r, k[1:]), "is kept"),
         (lambda r, k: (r, [(n, starts[:1]) for n, starts in k]), "is kept"),
         (lambda r, k: (r, [(0, starts) for _, starts in k]), "is kept"),
+        (lambda r, k: (r, [(n, starts[::-1]) for n, starts in k]), "is kept"),
     ],
 )
 def test_wrong_bands_are_refused(edit, message):
