@@ -250,31 +250,43 @@ class Finder:
             made, kept = self._in_bands(chain, readers, count)
             if any((hi <= lo).any() for lo, hi in made.values()):
                 return None  # somebody reads what nobody makes
-            held = sum(n * v.dtype.itemsize for v, (n, _) in kept.items())
-            held += sum(_nbytes(v) // count for v in chain.launches[-1].results)
-            if chain.rate(held) is None:
-                continue
-            starts = min(1.0, self.machine.threads / count)  # bands that follow no other
-            repeated = 0.0
-            for v, (n, firsts) in kept.items():
-                moved = np.maximum(0, n - np.diff(firsts)).sum()
-                repeated += 2 * (1 - starts) * float(moved) * v.dtype.itemsize
-            for v in chain.outer:
-                part, more = _part(_wanted(readers[v], made), _nbytes(v) // v.dtype.itemsize)
-                held += part * v.dtype.itemsize
-                repeated += starts * more * v.dtype.itemsize
+            held, repeated = self._beside(chain, readers, made, kept)
             rate = chain.rate(held)
             if rate is None:
                 continue
             tries[rate] += 1
+            starts = self._starts(count)
             iterations = zip(made.values(), reversed(chain.extents), strict=True)
-            more = [float((hi - lo).sum() / n - 1) for (lo, hi), n in iterations][::-1]
-            again = [1 + x * (starts if x > 0 else 1) for x in more]
+            extra = [float((hi - lo).sum() / n - 1) for (lo, hi), n in iterations][::-1]
+            again = [1 + x * (starts if x > 0 else 1) for x in extra]
             found = chain.whole - chain.banded(again, repeated, count, rate)
             if found > saved:
                 parts = [made[op] for op in chain.launches]
                 best, saved = Plan(parts, [kept[r] for r in chain.between], found), found
         return best
+
+    def _starts(self, count: int) -> float:
+        """The share of the bands that follow no other in their thread."""
+        return min(1.0, self.machine.threads / count)
+
+    def _beside(
+        self, chain: Chain, readers: Readers, made: dict[Launch, Bounds], kept: dict[Value, Kept]
+    ) -> tuple[int, float]:
+        """Bytes that a band holds, and that are moved or read again for bands."""
+        count = len(made[chain.launches[-1]][0])
+        starts, repeated = self._starts(count), 0.0
+        held = sum(_nbytes(v) // count for v in chain.launches[-1].results)
+        for v, (n, firsts) in kept.items():
+            shared = float(np.maximum(0, n - np.diff(firsts)).sum())
+            held += n * v.dtype.itemsize
+            repeated += 2 * (1 - starts) * shared * v.dtype.itemsize
+        if chain.rate(held) is None:
+            return held, repeated
+        for v in chain.outer:
+            part, more = _part(_wanted(readers[v], made), _nbytes(v) // v.dtype.itemsize)
+            held += part * v.dtype.itemsize
+            repeated += starts * more * v.dtype.itemsize
+        return held, repeated
 
     def _in_bands(
         self, chain: Chain, readers: Readers, count: int

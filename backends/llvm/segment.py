@@ -253,8 +253,8 @@ class SegmentFunction:
 
     def _copy(self, source: ll.Value, target: ll.Value, nbytes: int) -> None:
         with self._shared(self._size(nbytes), COPY_GRAIN) as (lo, hi):
-            places = [self.b.gep(p, [lo], source_etype=_I8) for p in (target, source)]
-            self._transfer("memcpy", *places, self.b.sub(hi, lo))
+            to, there = (self.b.gep(p, [lo], source_etype=_I8) for p in (target, source))
+            self._transfer("memcpy", to, there, self.b.sub(hi, lo))
 
     # Control flow: all threads that run it go the same way
 
