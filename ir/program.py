@@ -199,7 +199,8 @@ class BandStep:
     ``ranges`` of one launch after the other, without barriers.
 
     The slots of the ``room`` hold a part of a value: ``kept`` says for each of them how many bytes
-    these are, and ``firsts`` for each band how many bytes of it come before that part.
+    these are, and ``firsts`` for each band how many bytes of it come before that part. In a band
+    behind its last one a thread begins each launch where it ended, and moves what is kept.
     """
 
     launches: tuple[LaunchStep, ...]

@@ -282,10 +282,13 @@ class Finder:
             repeated += 2 * (1 - starts) * shared * v.dtype.itemsize
         if chain.rate(held) is None:
             return held, repeated
+        going_on = {op: (_from_end_to_end(lo, hi), hi) for op, (lo, hi) in made.items()}
         for v in chain.outer:
-            part, more = _part(_wanted(readers[v], made), _nbytes(v) // v.dtype.itemsize)
-            held += part * v.dtype.itemsize
-            repeated += starts * more * v.dtype.itemsize
+            size, nbytes = _nbytes(v) // v.dtype.itemsize, v.dtype.itemsize
+            part, again = _part(_wanted(readers[v], made), size)
+            _, still = _part(_wanted(readers[v], going_on), size)
+            held += part * nbytes
+            repeated += (starts * again + (1 - starts) * still) * nbytes
         return held, repeated
 
     def _in_bands(
@@ -361,6 +364,11 @@ def _may_be_parted(op: Launch, kernel: Function) -> bool:
     extent = parallel_extent(kernel)
     few = isinstance(extent, int) and extent <= MOST_ITERATIONS
     return static and few and not index_checks(kernel)
+
+
+def _from_end_to_end(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+    """Where ranges begin that leave out what the one before has, as far as they have more."""
+    return np.minimum(np.maximum(lo, np.concatenate([lo[:1], hi[:-1]])), hi - 1)
 
 
 def _wanted(readers: list[tuple[Launch, Range]], made: dict[Launch, Bounds]) -> Bounds:

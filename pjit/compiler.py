@@ -262,7 +262,7 @@ def _build(
         if options.dump is not None:
             for name, text in backend(target).listings(module, program, machine).items():
                 (options.dump / name).write_text(text)
-    seconds = perf_counter() - began
+        seconds = perf_counter() - began
     fields = ("name", "seconds", "changed", "ops_before", "ops_after")
     passes = [{f: getattr(r, f) for f in fields} for r in records]
     options.say("compile", f"{sum(r.seconds for r in records):.3f} s passes, {seconds:.3f} s code")

@@ -41,7 +41,7 @@ from pjit.ir.expr import Dim
 from pjit.ir.loops import Guards
 from pjit.ir.types import BufferType, DType, row_major
 
-ZEROS = 8192  # elements that loads under one condition may be apart to share its choice of address
+REACH = 8192  # elements: loads under one condition in so many share its choice of an address
 
 
 def linear_offset(index: Sequence[Dim], shape: Sequence[Dim]) -> Dim:
@@ -142,14 +142,15 @@ class Memory:
 
     def _readable(self, base: Any, offset: Dim, uniform: Any, fill: ir.Constant) -> Any:
         """The address of a row of lanes, or of as many that hold ``fill`` where a condition does
-        not hold. Zeros are so many that one choice is enough for the taps of a window in a row.
+        not hold. Zeros are so many that the taps of a window in a row share a choice or two: all in
+        the same ``REACH`` elements, around a multiple of it.
         """
         b, n, element = self.b, self.index.lane.n, fill.type
         if uniform is None:
             return self.index.address(base, offset, element)
         zero = fill.constant == 0 and math.copysign(1, fill.constant) > 0
-        reach = ZEROS if zero else 1
-        ahead = expr.constant_term(offset) % reach
+        reach = REACH if zero else 1
+        ahead = (expr.constant_term(offset) + reach // 2) % reach
         first = self.index.address(base, offset - ahead, element)
         elsewhere = constant_array(b.module, element, fill.constant, reach - 1 + n)
         return self.index.address(self.index.either(uniform, first, elsewhere), ahead, element)

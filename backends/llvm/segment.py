@@ -184,14 +184,14 @@ class SegmentFunction:
             with b.if_then(follows):
                 self._move_on(step, rooms, firsts, band)
             for slot, first in zip(step.room.slots, firsts, strict=True):
-                before = b.neg(self._entry(first, band))
-                self.pointers[slot] = b.gep(rooms[slot], [before], source_etype=_I8)
+                ahead = b.neg(self._entry(first, band))
+                self.pointers[slot] = b.gep(rooms[slot], [ahead], source_etype=_I8)
             self.alone = True
             start = b.mul(band, _I64(2))
-            made = b.select(follows, b.sub(start, _I64(1)), start)  # the end of the band before
+            before = b.select(follows, b.sub(start, _I64(1)), start)  # the end of the last band
             for launch, table in zip(step.launches, bounds, strict=True):
-                first = intrinsic(b, "smax", self._entry(table, start), self._entry(table, made))
-                self.part = first, self._entry(table, b.add(start, _I64(1)))
+                begin = intrinsic(b, "smax", self._entry(table, start), self._entry(table, before))
+                self.part = begin, self._entry(table, b.add(start, _I64(1)))
                 self._step(launch)
             self.part = None
             self.alone = False

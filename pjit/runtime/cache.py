@@ -16,9 +16,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, BinaryIO
 
 import llvmlite
 import numpy as np
@@ -143,7 +144,8 @@ class Cache:
                 known = json.loads(stamp.read_text())
                 if known["identity"] == identity:
                     return str(known["digest"])
-        digest = _digest(path, status.st_size)
+        with open(path, "rb") as file:
+            digest = _digest(file)
         if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
             with contextlib.suppress(OSError):
                 self._make_folder()
@@ -237,23 +239,22 @@ def key(parts: Iterable[object], arrays: Mapping[str, np.ndarray] | None = None)
     return digest.hexdigest()
 
 
-def _digest(path: Path, size: int) -> str:
+def _digest(file: BinaryIO) -> str:
     """A hash of the hashes of the pieces of a file, which all cores make together."""
-    pieces = range(0, size, _PIECE)
+    reading = Lock()
+
+    def piece(start: int) -> bytes:
+        digest = hashlib.sha256()
+        for at in range(start, start + _PIECE, _AT_ONCE):
+            with reading:
+                file.seek(at)
+                data = file.read(_AT_ONCE)
+            digest.update(data)
+        return digest.digest()
+
+    pieces = range(0, os.fstat(file.fileno()).st_size, _PIECE)
     with ThreadPoolExecutor(thread_count({}), "pjit-digest") as threads:
-        digests = threads.map(partial(_piece_digest, path), pieces)
-        return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _piece_digest(path: Path, start: int) -> bytes:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(_AT_ONCE))
-    with open(path, "rb", buffering=0) as file:
-        file.seek(start)
-        left = _PIECE
-        while left and (n := file.readinto(buffer[: min(left, _AT_ONCE)])):
-            digest.update(buffer[:n])
-            left -= n
-    return digest.digest()
+        return hashlib.sha256(b"".join(threads.map(piece, pieces))).hexdigest()
 
 
 def _hash(data: bytes) -> str:

@@ -80,7 +80,7 @@ def anywhere() -> Iterator[None]:
     """Whatever can run in bands does, the more the better."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands.Chain, "ideal", 0.0)
-        patch.setattr(bands.Chain, "banded", lambda self, again, read, count, rate: -float(count))
+        patch.setattr(bands.Chain, "banded", lambda self, again, more, count, rate: -float(count))
         patch.setattr(bands, "TRIES", 1 << 30)
         yield
 
@@ -109,7 +109,7 @@ def test_what_leaves_the_cache_runs_in_bands(stride):
         extent = len(footprint(module.functions[op.kernel])[0].first)
         assert {i for lo, hi in made for i in range(lo, hi)} == set(range(extent))
     again = sum(hi - lo for lo, hi in found.ranges[0]) / found.ranges[0][-1][1]
-    assert again > 1, "rows between bands are computed for both"
+    assert again > 1, "rows between bands are in both"
     assert sum(n for n, _ in found.kept) < 48 * 48 * 48 / 4
 
 
