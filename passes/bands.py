@@ -282,7 +282,7 @@ class Finder:
             repeated += 2 * (1 - starts) * shared * v.dtype.itemsize
         if chain.rate(held) is None:
             return held, repeated
-        going_on = {op: (_from_end_to_end(lo, hi), hi) for op, (lo, hi) in made.items()}
+        going_on = {op: (_not_made_before(lo, hi), hi) for op, (lo, hi) in made.items()}
         for v in chain.outer:
             size, nbytes = _nbytes(v) // v.dtype.itemsize, v.dtype.itemsize
             part, again = _part(_wanted(readers[v], made), size)
@@ -366,8 +366,8 @@ def _may_be_parted(op: Launch, kernel: Function) -> bool:
     return static and few and not index_checks(kernel)
 
 
-def _from_end_to_end(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
-    """Where ranges begin that leave out what the one before has, as far as they have more."""
+def _not_made_before(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+    """Where bands begin if the one before was made; each keeps an iteration at least."""
     return np.minimum(np.maximum(lo, np.concatenate([lo[:1], hi[:-1]])), hi - 1)
 
 

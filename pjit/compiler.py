@@ -256,7 +256,7 @@ def _build(
     began = perf_counter()
     program = view(module)
     with ThreadPoolExecutor(1, "pjit-constants") as beside:
-        if heavy:  # else in turns, for the memory's sake
+        if heavy:  # else in turns, for the memory's sake; what fails there fails again in Binary.of
             beside.submit(own_constants, module)
         code = backend(target).build(module, program, machine)
         if options.dump is not None:

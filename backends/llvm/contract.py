@@ -22,12 +22,13 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from llvmlite import ir as ll
+from llvmlite import ir
 
 from pjit.backends.llvm.contract_finish import Finish
 from pjit.backends.llvm.contract_rows import walk_rows
 from pjit.backends.llvm.lanes import (
     I64,
+    VOID,
     constant,
     element_of,
     fetch,
@@ -205,7 +206,7 @@ class TileEmitter:
         b, e = self.b, self.e
         stride = e.index.scalar(self.a_step)
         memory, wide = memory_type(self.op.a.dtype), vector(self.element, self.lanes)
-        nothing = ll.FunctionType(ll.VoidType(), ())
+        nothing = ir.FunctionType(VOID, ())
 
         def step(k: Any, state: list[Any]) -> list[Any]:
             panel, following, *sums = state

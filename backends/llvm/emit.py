@@ -330,7 +330,7 @@ class KernelEmitter:
     ) -> list[Any]:
         """A counted loop of ``body(i, carried) -> carried``; bounds are ints or LLVM values.
 
-        It runs while ``i < stop``. LLVM is to make one iteration of ``unroll``.
+        It runs while ``i < stop``. LLVM is to make one iteration of each ``unroll``.
         """
         b = self.b
         carried = list(carried)

@@ -133,9 +133,8 @@ class Memory:
     ) -> Any:
         b, n, element = self.b, self.index.lane.n, memory_type(dt)
         fill = self._otherwise(dt, otherwise)
-        mask = both(b, mask, uniform) if mask is not None else None
         if mask is not None:
-            pointer = self.index.address(base, offset, element)
+            pointer, mask = self.index.address(base, offset, element), both(b, mask, uniform)
             return masked_load(b, pointer, mask, splat(b, fill, n), dt.itemsize)
         pointer = self._readable(base, offset, uniform, fill)
         return self._read(base, pointer, vector(element, n), dt.itemsize)
