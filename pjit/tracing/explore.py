@@ -8,6 +8,7 @@ explored both ways, without numbers; those about values when a call needs them.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
@@ -229,6 +230,9 @@ class Explorer:
         assert node is not None
         assert following.answer is not None
         capture = Capture(t, flag, tag, x)
+        if node.parameters and capture.unique:
+            gc.collect()  # arrays in garbage look like operands on the stack
+            capture = Capture(t, flag, tag, x)
         if node.parameters and capture.key not in (node.key, node.key[0]):  # type: ignore[index]
             raise changed()
         self._pass(t, node, capture)

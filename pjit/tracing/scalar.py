@@ -339,6 +339,7 @@ class RangeIterator:
         known: The range, when its bounds are known.
         count: The number of iterations; a large number when it is not known.
         direct: Whether a ``for`` loop is over it itself, not over ``zip`` or ``enumerate`` of it.
+        over: Whether it has ended.
     """
 
     def __init__(self, source: Range, direct: bool) -> None:
@@ -351,6 +352,7 @@ class RangeIterator:
         self.at: Any = source.start
         self.below: frozenset[Dim] = frozenset()
         self.done = 0
+        self.over = False
 
     def __iter__(self) -> RangeIterator:
         return self
@@ -397,7 +399,14 @@ class RangeIterator:
                 low = self.source.start
         return Scalar(t, cast(t, value, i64), int, frozenset([self.point]), low, high)
 
+    def _end(self) -> None:
+        """Leaves the loop; lets go of the frame, whose variables may refer to the iterator."""
+        self.over, self.frame = True, None
+        self.trace.leave(self)
+
     def __next__(self) -> Any:
+        if self.over:
+            raise StopIteration
         if self.frame is None:
             self._begin()
         if not self.rolled:
@@ -407,8 +416,7 @@ class RangeIterator:
             step = self.source.step = step.__index__()
         going = self.at < self.source.stop if step > 0 else self.at > self.source.stop
         if not t.ask(going, "range"):
-            self.frame = None
-            t.leave(self)
+            self._end()
             raise StopIteration
         index = self.at
         self.at = self._index(index + step)
@@ -424,7 +432,7 @@ class RangeIterator:
     def _unrolled(self) -> int:
         assert self.known is not None
         if self.done == len(self.known):
-            self.trace.leave(self)
+            self._end()
             raise StopIteration
         if self.done == UNROLLED and self.trace.policy.roll(self.point):
             raise self.trace.stop(Restart())

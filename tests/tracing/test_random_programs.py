@@ -21,10 +21,10 @@ from pjit.tracing import explore, variants
 from pjit.tracing.function import CompiledFunction
 
 COUNT = int(os.environ.get("PJIT_PROGRAMS", "500"))
-CHUNK = 10
+CHUNK = 50
 COMPILED = 10  # one program of so many runs natively, the others in the interpreter
 BOUNDS = ((explore, "MAX_NODES", 60), (explore, "MAX_UNIQUE", 16), (variants, "MAX_GROWTH", 40))
-REFUSED = 0.05  # the share of calls that may be refused
+REFUSED = 0.08  # the share of a chunk's calls that may be refused; 0.002 are on the average
 
 
 def run(function: Any, arguments: tuple) -> Any:
@@ -92,4 +92,4 @@ def test_random_programs(chunk: int, first: int, interpreted: Any) -> None:
         failures.append(check(program(first + k), jit, counts))
     print(f"seeds from {first + chunk * CHUNK}:", dict(counts))
     assert not any(failures), "\n".join(filter(None, failures))
-    assert counts["refused"] <= max(5, REFUSED * counts["calls"]), dict(counts)
+    assert counts["refused"] <= max(8, REFUSED * counts["calls"]), dict(counts)
