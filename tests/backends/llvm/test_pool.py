@@ -178,6 +178,23 @@ MakePool = Callable[[int], Pool]
 
 
 @pytest.fixture
+def make_gate(make_pool: MakePool) -> Iterator[Callable[[], np.ndarray]]:
+    """Contexts of ``gate``; those that are still closed are opened, for pools to close."""
+    gates: list[np.ndarray] = []
+
+    def make() -> np.ndarray:
+        gates.append(np.zeros(2, np.int64))
+        return gates[-1]
+
+    yield make
+    for gate in gates:
+        gate[0] = 1
+
+
+MakeGate = Callable[[], np.ndarray]
+
+
+@pytest.fixture
 def worker_names() -> Callable[[], list[str]]:
     """The workers that are alive and were not when the test began."""
     gc.collect()
@@ -237,8 +254,10 @@ def test_a_caller_takes_the_place_of_the_first_worker(make_pool: MakePool, n: in
 
 
 @pytest.mark.parametrize("n", THREADS)
-def test_nothing_runs_beside_outstanding_jobs(make_pool: MakePool, n: int) -> None:
-    pool, ctx, counts = make_pool(n), np.zeros(2, np.int64), np.zeros(n + 1, np.int64)
+def test_nothing_runs_beside_outstanding_jobs(
+    make_pool: MakePool, make_gate: MakeGate, n: int
+) -> None:
+    pool, ctx, counts = make_pool(n), make_gate(), np.zeros(n + 1, np.int64)
     ticket = pool.submit(entry(gate), ctx.ctypes.data)
     assert not pool.run(entry(mark), counts.ctypes.data)
     assert not counts.any()
@@ -309,8 +328,8 @@ def test_compiles_for_other_targets(triple: str, hint: str | None, futex: bool) 
     assert {"pause", "yield"} & set(assembly) == ({hint} if hint else set())
 
 
-def test_not_done_before_the_last_worker_left(make_pool: MakePool) -> None:
-    pool, ctx = make_pool(2), np.zeros(2, np.int64)
+def test_not_done_before_the_last_worker_left(make_pool: MakePool, make_gate: MakeGate) -> None:
+    pool, ctx = make_pool(2), make_gate()
     ticket = pool.submit(entry(gate), ctx.ctypes.data)
     assert not pool.done(ticket)
     ctx[0] = 1
@@ -347,15 +366,17 @@ def test_many_python_threads_submit_and_wait(make_pool: MakePool) -> None:
     assert (contexts[:, 2] == 2 * jobs).all()
 
 
-def test_many_python_threads_wait_for_different_jobs(make_pool: MakePool) -> None:
+def test_many_python_threads_wait_for_different_jobs(
+    make_pool: MakePool, make_gate: MakeGate
+) -> None:
     pool, n = make_pool(2), 12
-    contexts = np.zeros((n, 2), np.int64)
+    contexts = [make_gate() for _ in range(n)]
     tickets = [pool.submit(entry(gate), context.ctypes.data) for context in contexts]
     seen: dict[int, list[int]] = {}
 
     def work(index: int) -> None:
         pool.wait(tickets[index])
-        seen[index] = contexts[: index + 1, 1].tolist()
+        seen[index] = [int(context[1]) for context in contexts[: index + 1]]
 
     threads = [threading.Thread(target=work, args=(index,)) for index in reversed(range(n))]
     for thread in threads:
@@ -368,8 +389,8 @@ def test_many_python_threads_wait_for_different_jobs(make_pool: MakePool) -> Non
     assert seen == {index: [2] * (index + 1) for index in range(n)}
 
 
-def test_submit_waits_for_a_free_slot(make_pool: MakePool) -> None:
-    pool, ctx, counts = make_pool(2), np.zeros(2, np.int64), np.zeros(3, np.int64)
+def test_submit_waits_for_a_free_slot(make_pool: MakePool, make_gate: MakeGate) -> None:
+    pool, ctx, counts = make_pool(2), make_gate(), np.zeros(3, np.int64)
     first = pool.submit(entry(gate), ctx.ctypes.data)
     for _ in range(CAPACITY - 1):
         pool.submit(entry(mark), counts.ctypes.data)
@@ -396,8 +417,8 @@ def test_idle_workers_burn_no_cpu(make_pool: MakePool) -> None:
 
 
 @pytest.mark.skipif(not hasattr(resource, "RUSAGE_THREAD"), reason="no CPU time per thread here")
-def test_a_waiting_thread_burns_no_cpu(make_pool: MakePool) -> None:
-    pool, ctx = make_pool(2), np.zeros(2, np.int64)
+def test_a_waiting_thread_burns_no_cpu(make_pool: MakePool, make_gate: MakeGate) -> None:
+    pool, ctx = make_pool(2), make_gate()
     timer = threading.Timer(0.4, ctx.__setitem__, (0, 1))
     before = resource.getrusage(resource.RUSAGE_THREAD)
     ticket = pool.submit(entry(gate), ctx.ctypes.data)
@@ -408,13 +429,27 @@ def test_a_waiting_thread_burns_no_cpu(make_pool: MakePool) -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.2
 
 
-def test_a_signal_interrupts_wait(make_pool: MakePool) -> None:
-    pool, ctx = make_pool(1), np.zeros(2, np.int64)
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, also in a process of a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_interrupts_wait(
+    make_pool: MakePool, make_gate: MakeGate, interruptible: None
+) -> None:
+    pool, ctx = make_pool(1), make_gate()
     ticket = pool.submit(entry(gate), ctx.ctypes.data)
     timer = threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+
+    def wait() -> None:
+        timer.start()  # which may take longer than the time it is set to
         pool.wait(ticket)
+
+    with pytest.raises(KeyboardInterrupt):
+        wait()
     timer.join()
     assert not pool.done(ticket)
     ctx[0] = 1
@@ -432,9 +467,9 @@ def test_workers_keep_denormals(make_pool: MakePool, n: int) -> None:
 
 
 def test_close_finishes_what_was_submitted(
-    worker_names: Callable[[], list[str]], make_pool: MakePool
+    worker_names: Callable[[], list[str]], make_pool: MakePool, make_gate: MakeGate
 ) -> None:
-    pool, first, ctx = make_pool(2), np.zeros(2, np.int64), np.zeros(3, np.int64)
+    pool, first, ctx = make_pool(2), make_gate(), np.zeros(3, np.int64)
     pool.submit(entry(gate), first.ctypes.data)
     tickets = [pool.submit(entry(mark), ctx.ctypes.data) for _ in range(50)]
     timer = threading.Timer(0.05, first.__setitem__, (0, 1))
@@ -511,8 +546,8 @@ def in_child(work: Callable[[], None], seconds: float = 20) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
-def test_fork(make_pool: MakePool) -> None:
-    pool, ctx, slow = make_pool(2), np.zeros(3, np.int64), np.zeros(2, np.int64)
+def test_fork(make_pool: MakePool, make_gate: MakeGate) -> None:
+    pool, ctx, slow = make_pool(2), np.zeros(3, np.int64), make_gate()
     finished = pool.submit(entry(mark), ctx.ctypes.data)
     pool.wait(finished)
     pending = pool.submit(entry(gate), slow.ctypes.data)
