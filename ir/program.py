@@ -13,7 +13,7 @@ on one thread, without barriers inside, beside others that do not need it: where
 its schedule is 0, which sizes may decide.
 
 A chain of launches may run in bands, see ``ir/ops/program.py``: parts of one launch after the other
-by the same thread, in memory that it has for itself.
+by the same thread, in memory that it has for itself, in a loop as elsewhere.
 
 Iterations of a loop that carries nothing do not need each other. If they are worth it,
 and about as many for each thread, each runs iterations of its own, without barriers, and what an
@@ -60,8 +60,8 @@ class Room:
     itself: every thread has a room of its own, one behind the other.
 
     ``count`` is the position of the number of iterations, or None where threads always do, as for
-    bands; ``first`` and ``last`` are the epochs of the loop. In the position ``size`` of the sizes
-    a runtime puts the bytes of one room, which no dimension says.
+    bands; ``first`` and ``last`` are the epochs in which it is used. In the position ``size`` of
+    the sizes a runtime puts the bytes of one room, which no dimension says.
     """
 
     slots: tuple[int, ...]

@@ -55,6 +55,11 @@ class Machine:
         return max(1, self.vector_bits // bits)
 
     @property
+    def vector_fmas(self) -> float:
+        """Fused multiply-adds of whole f32 vectors that a core does in a cycle."""
+        return self.flops_per_cycle / (2 * self.lanes(32))
+
+    @property
     def peak(self) -> float:
         """Peak f32 FLOP a second of one core."""
         return self.flops_per_cycle * self.frequency

@@ -245,6 +245,8 @@ class _Reader:
         for s in self.slots:
             if s.index not in kept and (s.last >= start or s.index >= first):
                 s.first, s.last = min(s.first, start), self.epoch
+                if s.room is not None:
+                    s.room.first, s.room.last = min(s.room.first, start), self.epoch
 
     def _apart(self, op: Op) -> bool:
         """Whether threads may run iterations each for itself: they carry nothing, and it pays."""
@@ -323,7 +325,7 @@ class _Reader:
         steps = self._block(body, [*(c.after for c in carries), *(s.pointer for s in stacks)])
         self._meet()  # at the end of the loop
         self.loops -= 1
-        inner = [s for s in self.slots[own:] if s.kind == "arena"]
+        inner = [s for s in self.slots[own:] if s.kind == "arena" and s.room is None]
         self._live_from(start, first, () if self.alone else inner)  # alone, no epochs pass
         room = self._room(inner, count, start) if apart and count is not None else None
         moving = (*slices, *stacks)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from typing import Any, ClassVar
 
@@ -36,10 +36,11 @@ from pjit.passes.predict import predicted_seconds
 
 GAIN = 0.03  # the share of a chain's predicted time that has to be saved
 MOST_LAUNCHES = 6  # in a chain
-MOST_BANDS = 128
+MOST_BANDS = 1024
 MOST_ITERATIONS = 1 << 16  # of a kernel: the footprint looks at each
 TRIES = 3  # numbers of bands that are tried for each cache
 L2_SHARE = 2 / 3  # for what a band reads, keeps and writes
+WRITING = 2  # moves for a line that is written beyond L2: it is read before
 OTHER_RATE = 1 / 2  # of the FMA rate, for kernels that are not tiles
 
 Bounds = tuple[np.ndarray, np.ndarray]  # from, to before, in each band
@@ -55,20 +56,26 @@ class Banding(Pass):
     requires: ClassVar[tuple[str, ...]] = ("program",)
 
     def run(self, module: Module, context: Context) -> bool:
-        """Chooses among the chains of the main function."""
-        if not context.machine.simd:
+        """Chooses among the chains of the main function and of its loops and branches."""
+        machine = context.machine
+        if not machine.simd:
             return False
-        finder = Finder(module, context.machine)
-        found = [x for run in _runs(module) for x in finder.best(run)]
+        # Threads run the iterations of a loop each for itself, or wait for each other in any case.
+        single = replace(machine, threads=1, l3=machine.l3 // machine.threads)
+        outside, inside = Finder(module, machine), Finder(module, single)
+        found = [x for run in _runs(module, module.main.body) for x in outside.best(run)]
+        for op in module.main.body.walk():
+            for region in () if isinstance(op, Bands) else op.regions:
+                found += [x for run in _runs(module, region) for x in inside.best(run)]
         for launches, plan in found:
             build(module, launches, plan)
         return bool(found)
 
 
-def _runs(module: Module) -> Iterator[list[Launch]]:
+def _runs(module: Module, block: Block) -> Iterator[list[Launch]]:
     """Launches that follow each other, as long as all sizes are known."""
     run: list[Launch] = []
-    for op in module.main.body.ops:
+    for op in block.ops:
         if isinstance(op, Launch) and _may_be_parted(op, module.functions[op.kernel]):
             run.append(op)
         elif not isinstance(op, ops.Const | ops.Reshape):
@@ -155,7 +162,8 @@ class Chain:
                 rate = m.memory_bytes_per_cycle
             else:
                 rate = m.weights_bytes_per_cycle / m.threads
-            moving += 2 * nbytes / rate / m.threads
+            moves = 2 if rate == m.l2_bytes_per_cycle else 1 + WRITING
+            moving += moves * nbytes / rate / m.threads
         return sum(self.arithmetic) + moving
 
     @cached_property

@@ -1,7 +1,7 @@
 """Choices that follow from sizes and the numbers of a machine.
 
 The model of a tile contraction counts the cycles of its inner loop. A step of the depth takes the
-longest of: ``mr*nv`` fused multiply-adds at two a cycle; ``mr + nv`` loads at two a cycle; the
+longest of: ``mr*nv`` fused multiply-adds; ``mr + nv`` loads at two a cycle; the
 latency of the accumulators when there are too few of them to hide it; and the ``nv`` vectors of
 the packed operand at the bandwidth of the cache that its column block fits into. Each step costs
 a little beside that, and each tile beside its steps. Rows that the last tile computes in vain, and
@@ -77,7 +77,8 @@ def tile_cycles(p: Product, mr: int, nv: int, machine: Machine) -> float:
     else:
         bandwidth = machine.memory_bytes_per_cycle
     latency = FMA_LATENCY + (SLACK if block > machine.l1 // 2 else 0)
-    step = max(mr * nv / 2, (mr + nv) / 2, latency, nv * vector_bytes / bandwidth) + STEP_COST
+    fmas = mr * nv / machine.vector_fmas
+    step = max(fmas, (mr + nv) / 2, latency, nv * vector_bytes / bandwidth) + STEP_COST
     sets = math.gcd(guess(p.depth) * p.bits // 8, CACHE_PERIOD) / CACHE_PERIOD
     if not p.scattered and mr * sets > CACHE_WAYS:
         step *= 1.3  # the rows of A compete for the same lines

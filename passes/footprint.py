@@ -8,6 +8,7 @@ outside of a buffer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pjit.ir.core import Block, Function, Value
-from pjit.ir.expr import Call, Dim, Expr, product
+from pjit.ir.expr import Call, Dim, Expr, flatten, product
 from pjit.ir.loops import Contraction, For, Load, Store, ToIndex, parallel_extent
 from pjit.ir.types import BufferType
 
@@ -113,24 +114,30 @@ class _Reader:
         read = Interval(np.maximum(np.minimum(row0.low, total - op.mr), 0), last)
         inside = atoms | {"#k": _below(op.depth), "#c": _below(op.nr)}
         inside |= {f"#t{i}": _below(n) for i, n in enumerate(op.taps)}
-        rows = {f"#r{i}": x for i, x in enumerate(_unflatten(read, op.rows))}
-        self._touch(op.a, op.a_map, inside | rows)
         self._touch(op.b, op.b_map, inside)
         _, *coordinates, column = op.regions[0].args
-        own = Interval(row0.low, last)
-        self.indices |= dict(zip(coordinates, _unflatten(own, op.rows), strict=True))
         columns = Interval(col0.low, np.minimum(col0.high + op.nr, op.cols) - 1)
         self.indices[column] = columns
-        self._block(op.regions[0], inner)
+        own = Interval(row0.low, last)
+        for read_part, own_part in zip(_parts(read, op.rows), _parts(own, op.rows), strict=True):
+            rows = {f"#r{i}": x for i, x in enumerate(_unflatten(read_part, op.rows))}
+            self._touch(op.a, op.a_map, inside | rows)
+            self.indices |= dict(zip(coordinates, _unflatten(own_part, op.rows), strict=True))
+            self._block(op.regions[0], inner)
 
     def _touch(self, buffer: Value, index: Sequence[Dim], atoms: Mapping[str, Interval]) -> None:
         assert isinstance(buffer.type, BufferType)
+        shape = [_known(d) for d in buffer.type.shape]
         low: Any = 0
         high: Any = 0
-        for x, extent in zip(index, map(_known, buffer.type.shape), strict=True):
+        for x, extent in zip(index, shape, strict=True):
             along = interval(x, atoms)
             low = low * extent + np.clip(along.low, 0, extent - 1)
             high = high * extent + np.clip(along.high, 0, extent - 1)
+        # A position that was taken apart is whole again, but guards may leave it out of bounds.
+        flat, most = interval(flatten(index, shape), atoms), math.prod(shape) - 1
+        low = np.maximum(low, np.minimum(flat.low, most))
+        high = np.maximum(low, np.minimum(high, flat.high))
         before = self.touched.get(buffer)
         if before is not None:
             low, high = np.minimum(low, before.low), np.maximum(high, before.high)
@@ -179,6 +186,17 @@ def _known(d: Dim) -> int:
 
 def _below(extent: int) -> Interval:
     return Interval(0, extent - 1)
+
+
+def _parts(position: Interval, extents: Sequence[int]) -> list[Interval]:
+    """Positions up to where the first coordinate changes, and from there on, or all of them."""
+    if len(extents) == 1 or extents[0] == 1:
+        return [position]
+    inner = product(extents[1:])
+    border = position.high // inner * inner
+    low, high = position.low, position.high
+    before = np.where(border > low, border - 1, high)
+    return [Interval(low, before), Interval(np.maximum(low, border), high)]
 
 
 def _unflatten(position: Interval, extents: Sequence[int]) -> list[Interval]:

@@ -167,18 +167,14 @@ class SegmentFunction:
 
     def _bands(self, step: BandStep) -> None:
         """Threads take bands, and run in each of them a part of every launch."""
-        b, known, at = self.b, dict(self.pointers), self.cursors[id(step)]
+        b, known, alone = self.b, dict(self.pointers), self.alone
         rooms = self._rooms(step.room)
-        cursors = self._word(self.words.cursor(at)), _I64(self.words.cursors)
         bounds = [self._table(x for part in r for x in part) for r in step.ranges]
         firsts = [self._table(f) for f in step.firsts]
         with b.goto_entry_block():
             behind = b.alloca(_I64)  # the band behind the last one of this thread
         b.store(_I64(-1), behind)
-        with (
-            taken(b, _I64(step.count), _I64(1), self.thread, self.threads, cursors) as (lo, hi),
-            self._each(lo, hi) as band,
-        ):
+        with self._pieces(step, _I64(step.count)) as (lo, hi), self._each(lo, hi) as band:
             follows = b.icmp_signed("==", band, b.load(behind, typ=_I64))
             b.store(b.add(band, _I64(1)), behind)
             with b.if_then(follows):
@@ -194,9 +190,25 @@ class SegmentFunction:
                 self.part = begin, self._entry(table, b.add(start, _I64(1)))
                 self._step(launch)
             self.part = None
-            self.alone = False
-        self.moved.add(at)
+            self.alone = alone
         self.pointers = known
+
+    @contextmanager
+    def _pieces(
+        self, step: BandStep | LoopStep, count: ll.Value
+    ) -> Iterator[tuple[ll.Value, ll.Value]]:
+        """Emits what follows for what this thread takes of a step: its share, and, outside of
+        loops, then of those of others.
+        """
+        at = self.cursors.get(id(step))
+        if at is None or self.alone:
+            with self._shared(count, 1) as bounds:
+                yield bounds
+            return
+        cursors = self._word(self.words.cursor(at)), _I64(self.words.cursors)
+        with taken(self.b, count, _I64(1), self.thread, self.threads, cursors) as bounds:
+            yield bounds
+        self.moved.add(at)
 
     def _move_on(
         self, step: BandStep, rooms: dict[int, ll.Value], tables: list[ll.Value], band: ll.Value
@@ -344,20 +356,15 @@ class SegmentFunction:
         """Threads take iterations piece by piece; each runs its own in its own room."""
         b = self.b
         self._meet()
-        known, at = dict(self.pointers), self.cursors[id(step)]
+        known = dict(self.pointers)
         self.pointers |= self._rooms(room)
         bases = [(s.pointer, self._slot(s.base), self._size(s.stride)) for s in step.slices]
-        cursors = self._word(self.words.cursor(at)), _I64(self.words.cursors)
-        with (
-            taken(b, count, _I64(1), self.thread, self.threads, cursors) as (lo, hi),
-            self._each(lo, hi) as i,
-        ):
+        with self._pieces(step, count) as (lo, hi), self._each(lo, hi) as i:
             for pointer, base, stride in bases:
                 self.pointers[pointer] = b.gep(base, [b.mul(i, stride)], source_etype=_I8)
             self.alone = True
             self._steps(step.body)
             self.alone = False
-        self.moved.add(at)
         self.pointers = known
         self._meet()
 

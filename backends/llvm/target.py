@@ -86,13 +86,23 @@ _LEVELS: dict[str, dict[str, Any]] = {
         "weights_bytes_per_cycle": 6.0,
     },
 }
-# Intel's servers, by LLVM's names: cores reach the last cache and the memory over a mesh. Rates as
-# measured on Emerald Rapids: 25 to 28 GB/s from the last cache, 19 from memory, at 2.7 GHz.
+# Processors that differ from their instruction set, by LLVM's names. Intel's servers: cores reach
+# the last cache and the memory over a mesh; as measured on Emerald Rapids, 25 to 28 GB/s from the
+# last cache, 19 from memory, at 2.7 GHz. Zen 4: units of 256 bits take two cycles for 512.
 _MESH = (
     *("skylake-avx512", "cascadelake", "cooperlake", "icelake-server"),
     *("sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d"),
 )
-_MESH_RATES = {"memory_bytes_per_cycle": 10.0, "weights_bytes_per_cycle": 7.0}
+_PROCESSORS: dict[str, dict[str, Any]] = {
+    **{cpu: {"memory_bytes_per_cycle": 10.0, "weights_bytes_per_cycle": 7.0} for cpu in _MESH},
+    "znver4": {
+        "flops_per_cycle": 32,
+        "l1_bytes_per_cycle": 64.0,
+        "l2_bytes_per_cycle": 22.0,
+        "memory_bytes_per_cycle": 12.0,
+        "weights_bytes_per_cycle": 9.0,
+    },
+}
 _V4 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 TARGETS = ("host", *_LEVELS)
 
@@ -143,7 +153,7 @@ def host_machine(threads: int = 1) -> LlvmMachine:
         **_cache_sizes(),
         **{
             **_LEVELS[_host_level(features)],
-            **(_MESH_RATES if cpu in _MESH else {}),
+            **_PROCESSORS.get(cpu, {}),
             "f16c": _host_converts_f16(features),
         },
     )

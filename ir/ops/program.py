@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from pjit.ir.core import Function
 from pjit.ir.errors import require
 from pjit.ir.opdef import OpDef, attr, variadic
 from pjit.ir.ops.basic import Yield
@@ -58,7 +57,7 @@ class Bands(OpDef, name="bands"):
     launches read no others. A thread that takes a band behind its last one moves what it has of the
     elements, and makes the iterations that it has not made. ``schedule`` is for reports.
 
-    (C1) There is one region without arguments, of launches and reshapes, in the main function.
+    (C1) There is one region without arguments, of launches and reshapes.
     (C2) It yields the results of its last launch, and their types are those of the results.
     (C3) Each launch has a range for each band, which does not begin or end before that of the band
          before, and those of the last one follow each other.
@@ -94,10 +93,7 @@ class Bands(OpDef, name="bands"):
         body, launches = self.regions[0], self.launches
         known = all(isinstance(o, Launch | Reshape | Yield) for o in body.ops)
         require(known and not body.args, "(C1) the region holds launches and reshapes")
-        outside = self.parent is None or isinstance(self.parent.owner, Function)
-        require(
-            outside and bool(launches), "(C1) it holds launches, and stands in the main function"
-        )
+        require(bool(launches), "(C1) it holds launches")
         last, types = launches[-1].results, [r.type for r in self.results]
         same = body.last.operands == last and [r.type for r in last] == types
         require(same, "(C2) it yields the results of the last launch")

@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphs import lower, one_op, types_of
+from graphs import graph, lower, one_op, types_of
 from native_kernel import NativeKernel
 
 from pjit.backends.llvm.target import machine
-from pjit.ir import ops  # noqa: F401  (registers the operators)
+from pjit.ir import ops, tensor
 from pjit.ir.core import Function
+from pjit.ir.expr import product
 from pjit.ir.loops import Contraction, kernels
 from pjit.ir.opdef import operators
 from pjit.ir.types import f32
+from pjit.passes.context import Context
 from pjit.passes.footprint import footprint
+from pjit.passes.manager import run_pipeline
+from pjit.passes.pipelines import GRAPH, KERNEL
 
 CASES = [
     pytest.param(cls, s, id=f"{cls.op_name}-{i}")
@@ -121,3 +125,23 @@ def test_a_tile_at_the_end_reads_the_rows_that_it_is_moved_back_to():
     read = footprint(kernel)[0]
     assert read.first[-1] <= (97 - tile.mr) * 8
     assert read.end[-1] == 97 * 8
+
+
+@pytest.mark.parametrize(("taps", "stride", "rows"), [(1, 1, 1), (3, 1, 3), (3, 2, 3)])
+def test_tiles_of_two_images_touch_the_end_of_one_and_the_start_of_the_other(taps, stride, rows):
+    """Images have 81 or 25 positions, so that tiles begin in one and end in the next."""
+    pads = (taps // 2,) * 4
+    geometry = {"strides": (stride,) * 2, "pads": pads, "dilations": (1, 1)}
+    types = [tensor(f32, 4, 16, 9, 9), tensor(f32, 16, 16, taps, taps)]
+
+    def build(b, x):
+        return b(ops.Conv, x, b.constant(np.ones(types[1].shape, np.float32)), **geometry)
+
+    module = graph(build, types[:1])
+    run_pipeline(module, [*GRAPH, *KERNEL], Context(machine()))
+    (found,) = [k for k in kernels(module) if any(isinstance(o, Contraction) for o in k.walk())]
+    (tile,) = [o for o in found.walk() if isinstance(o, Contraction)]
+    first = footprint(found)[0]
+    positions = -(-product(tile.rows) // len(first.first)) * stride * stride
+    most = (positions + 9 * (rows + 2 * stride)) * 16
+    assert (first.end - first.first).max() <= most, "of 4 * 81 * 16 elements"

@@ -21,3 +21,13 @@ def test_a_mesh_is_slower_than_a_ring_of_few_cores(
     assert host.vector_bits == 512
     assert host.memory_bytes_per_cycle == rate
     assert host.weights_bytes_per_cycle < rate
+
+
+@pytest.mark.parametrize(("cpu", "fmas"), [("znver4", 1), ("znver5", 2), ("emeraldrapids", 2)])
+def test_vectors_of_512_bits_may_take_two_cycles(
+    monkeypatch: pytest.MonkeyPatch, cpu: str, fmas: int
+) -> None:
+    monkeypatch.setattr(target, "_host_level", lambda features: "x86-64-v4")
+    monkeypatch.setattr(target.llvm, "get_host_cpu_name", lambda: cpu)
+    assert target.machine("host").vector_fmas == fmas
+    assert target.machine("x86-64-v4").vector_fmas == 2
