@@ -36,6 +36,9 @@ TRANSFORM_STEPS = (
     4  # cycles of a transform for one vector at one point, when memory does not bound it
 )
 WINOGRAD_TRAFFIC = 2  # how often what is between comes from memory and goes there
+# Threads that read weights from the same memory, for choices that must not depend on how many there
+# are, as results do on them: what is bound by memory does not get faster with more threads.
+READERS = 2
 WAITING = 0.25  # the share of the weights' time that products wait, though they ask ahead
 BLOCK_COUNT = 8  # blocks of tiles come in multiples of so many, for the threads
 WIDE_COST = 1.05  # cycles for many rows that a width for few rows may take more
@@ -119,7 +122,8 @@ def tile_columns(p: Product, machine: Machine) -> int:
 def product_cycles(p: Product, machine: Machine, batch: int = 1) -> float:
     """Cycles of one core for a batch of products with the best tiles and constant weights."""
     cycles = batch * min(tile_rows(p, nv, machine)[0] for nv in WIDTHS)
-    return weighed(cycles, batch * guess(p.depth) * guess(p.cols) * p.bits // 8, machine)
+    weights = batch * guess(p.depth) * guess(p.cols) * p.bits // 8
+    return weighed(cycles, READERS * weights, machine)
 
 
 def weighed(cycles: float, weights: int, machine: Machine) -> float:
@@ -203,7 +207,7 @@ def winograd_cycles(s: Image, tile: int, machine: Machine) -> float:
         some = replace(product, rows=block)
         products = blocks * points * min(tile_rows(some, nv, machine)[0] for nv in WIDTHS)
         again = (blocks - 1) * weights / machine.l2_bytes_per_cycle  # later blocks' from a cache
-        return weighed(products, weights, machine) + again + arithmetic
+        return weighed(products, READERS * weights, machine) + again + arithmetic
     size = points * tiles * (s.channels + s.out_channels) * 4
     traffic = size / machine.l2_bytes_per_cycle
     if size > 2 * machine.l2:
