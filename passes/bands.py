@@ -56,17 +56,18 @@ class Banding(Pass):
     requires: ClassVar[tuple[str, ...]] = ("program",)
 
     def run(self, module: Module, context: Context) -> bool:
-        """Chooses among the chains of the main function and of its loops and branches."""
+        """Chooses among the chains of the main function, its loops and its branches."""
         machine = context.machine
         if not machine.simd:
             return False
-        # Threads run the iterations of a loop each for itself, or wait for each other in any case.
+        # Threads run the iterations of a loop that carries nothing each for itself.
         single = replace(machine, threads=1, l3=machine.l3 // machine.threads)
-        outside, inside = Finder(module, machine), Finder(module, single)
-        found = [x for run in _runs(module, module.main.body) for x in outside.best(run)]
+        together, apart = Finder(module, machine), Finder(module, single)
+        found = [x for run in _runs(module, module.main.body) for x in together.best(run)]
         for op in module.main.body.walk():
+            finder = apart if isinstance(op, ops.Scan) and op.n_carry == 0 else together
             for region in () if isinstance(op, Bands) else op.regions:
-                found += [x for run in _runs(module, region) for x in inside.best(run)]
+                found += [x for run in _runs(module, region) for x in finder.best(run)]
         for launches, plan in found:
             build(module, launches, plan)
         return bool(found)

@@ -157,6 +157,15 @@ def test_bands_have_a_text_and_a_meaning():
     np.testing.assert_allclose(interpret(module, x)[0], interpret(block(side=6), x)[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_what_runs_in_bands_stays_as_it_is(batch_size: int):
+    with in_parts():
+        module = lowered(block(batch=batch_size), MACHINE)
+        text = print_module(module)
+        assert not bands.Banding().run(module, Context(MACHINE, verify=True))
+    assert print_module(module) == text
+
+
 @pytest.mark.parametrize("make", [block, attention])
 def test_bits_are_those_of_launches_one_after_the_other(make: Callable[[], Module]):
     arrays = random_arrays(make())
