@@ -33,6 +33,7 @@ from pjit.passes.footprint import footprint
 from pjit.passes.manager import run_pipeline
 from pjit.passes.pipelines import GRAPH, KERNEL
 from pjit.passes.snapshot import clone
+from pjit.tracing.function import CompiledFunction
 
 MACHINE = Machine("test", l1=1 << 13, l2=1 << 16, l3=1 << 20, threads=2)
 LOWERED = KERNEL[:-1]
@@ -201,6 +202,29 @@ def test_loops_have_bands(threads: int):
     for _ in range(3):
         assert np.asarray(program(arrays)[0]).tobytes() == want
     program.close()
+
+
+def test_loops_that_carry_and_branches_have_bands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+):
+    w, v, x = array(32, 96), array(96, 32), array(320, 32)
+
+    def program(x):
+        n = 0
+        while np.abs(x).max() > 0.05 and n < 5:
+            x = np.tanh(np.maximum(x @ w, 0) @ v) * 0.9
+            n += 1
+        return np.maximum(x @ w, 0) @ v if x.sum() > 0 else np.tanh(x @ w) @ v
+
+    results = set()
+    for where, threads in ((nowhere, 1), (anywhere, 1), (anywhere, 2), (anywhere, 3)):
+        monkeypatch.setenv("PJIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        with where():
+            compiled = CompiledFunction(program, threads=threads)
+            results |= {np.asarray(compiled(x)).tobytes() for _ in range(3)}
+        found = [s for s in compiled.report().steps if s.kernel == "bands"]
+        assert bool(found) == (where is anywhere)
+    assert len(results) == 1
 
 
 def test_a_thread_goes_on_where_its_last_band_ended():
