@@ -244,8 +244,8 @@ class Segment:
         yield from _walk(self.steps)
 
     def shared(self) -> list[LaunchStep | LoopStep | BandStep]:
-        """What threads take piece by piece as they come: launches outside of loops, bands, and
-        loops whose iterations do not need each other.
+        """What threads take piece by piece as they come, outside of loops: launches, bands, and
+        the loops whose iterations do not need each other.
         """
 
         def found(steps: Iterable[NativeStep]) -> Iterator[LaunchStep | LoopStep | BandStep]:

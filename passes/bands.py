@@ -163,8 +163,7 @@ class Chain:
                 rate = m.memory_bytes_per_cycle
             else:
                 rate = m.weights_bytes_per_cycle / m.threads
-            moves = 2 if rate == m.l2_bytes_per_cycle else 1 + WRITING
-            moving += moves * nbytes / rate / m.threads
+            moving += self._moves(rate) * nbytes / rate / m.threads
         return sum(self.arithmetic) + moving
 
     @cached_property
@@ -189,9 +188,13 @@ class Chain:
         """
         threads = self.machine.threads
         made = zip(self._written, again, strict=False)
-        moved = sum(2 * n * nbytes for nbytes, n in made) + repeated
+        moved = self._moves(rate) * sum(n * nbytes for nbytes, n in made) + repeated
         cycles = sum(n * c for n, c in zip(again, self.arithmetic, strict=True))
         return (cycles + moved / rate / threads) * -(-count // threads) * threads / count
+
+    def _moves(self, rate: float) -> int:
+        """How often an element moves that is written and read at a rate."""
+        return 2 if rate >= self.machine.l2_bytes_per_cycle else 1 + WRITING
 
     @cached_property
     def _written(self) -> list[int]:
@@ -212,7 +215,7 @@ class Finder:
 
     Attributes:
         module: The program.
-        machine: What it is for.
+        machine: What it is for, with the threads that run a chain together.
     """
 
     module: Module

@@ -1,11 +1,11 @@
 """Choices that follow from sizes and the numbers of a machine.
 
 The model of a tile contraction counts the cycles of its inner loop. A step of the depth takes the
-longest of: ``mr*nv`` fused multiply-adds; ``mr + nv`` loads at two a cycle; the
-latency of the accumulators when there are too few of them to hide it; and the ``nv`` vectors of
-the packed operand at the bandwidth of the cache that its column block fits into. Each step costs
-a little beside that, and each tile beside its steps. Rows that the last tile computes in vain, and
-columns that pad the last block, count like the others.
+longest of: ``mr*nv`` fused multiply-adds at the rate of the machine; ``mr + nv`` loads at two a
+cycle; the latency of the accumulators when there are too few of them to hide it; and the ``nv``
+vectors of the packed operand at the bandwidth of the cache that its column block fits into. Each
+step costs a little beside that, and each tile beside its steps. Rows that the last tile computes in
+vain, and columns that pad the last block, count like the others.
 """
 
 from __future__ import annotations

@@ -189,7 +189,9 @@ def _below(extent: int) -> Interval:
 
 
 def _parts(position: Interval, extents: Sequence[int]) -> list[Interval]:
-    """Positions up to where the first coordinate changes, and from there on, or all of them."""
+    """Positions before the first coordinate gets its last value, and from there on; or all, where
+    it does not change.
+    """
     if len(extents) == 1 or extents[0] == 1:
         return [position]
     inner = product(extents[1:])

@@ -197,8 +197,8 @@ class SegmentFunction:
     def _pieces(
         self, step: BandStep | LoopStep, count: ll.Value
     ) -> Iterator[tuple[ll.Value, ll.Value]]:
-        """Emits what follows for what this thread takes of a step: its share, and, outside of
-        loops, then of those of others.
+        """Emits what follows for what this thread takes of a step: its share or, where it is alone,
+        all; outside of loops then of the others' shares.
         """
         at = self.cursors.get(id(step))
         if at is None or self.alone:

@@ -86,7 +86,7 @@ _LEVELS: dict[str, dict[str, Any]] = {
         "weights_bytes_per_cycle": 6.0,
     },
 }
-# Processors that differ from their instruction set, by LLVM's names. Intel's servers: cores reach
+# Processors that differ from the others with AVX-512, by LLVM's names. Intel's servers: cores reach
 # the last cache and the memory over a mesh; as measured on Emerald Rapids, 25 to 28 GB/s from the
 # last cache, 19 from memory, at 2.7 GHz. Zen 4: units of 256 bits take two cycles for 512.
 _MESH = (
@@ -144,6 +144,7 @@ def machine(name: str = "host", threads: int = 1) -> LlvmMachine:
 def host_machine(threads: int = 1) -> LlvmMachine:
     """The machine that this process runs on."""
     features, cpu = _host_features(), llvm.get_host_cpu_name()
+    level = _host_level(features)
     return LlvmMachine(
         name="host",
         threads=threads,
@@ -152,8 +153,8 @@ def host_machine(threads: int = 1) -> LlvmMachine:
         features=_host_feature_string(),
         **_cache_sizes(),
         **{
-            **_LEVELS[_host_level(features)],
-            **_PROCESSORS.get(cpu, {}),
+            **_LEVELS[level],
+            **(_PROCESSORS.get(cpu, {}) if level == "x86-64-v4" else {}),
             "f16c": _host_converts_f16(features),
         },
     )

@@ -325,7 +325,7 @@ def test_any_graph_may_run_in_bands(theme):
         max_examples=40,
         deadline=None,
         derandomize=True,
-        phases=[Phase.generate],  # a smaller case is found within minutes
+        phases=[Phase.generate],  # to look for a smaller case takes minutes
         suppress_health_check=list(HealthCheck),
     )
     often(given(cases(theme))(test))()

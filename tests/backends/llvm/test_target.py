@@ -31,3 +31,7 @@ def test_vectors_of_512_bits_may_take_two_cycles(
     monkeypatch.setattr(target.llvm, "get_host_cpu_name", lambda: cpu)
     assert target.machine("host").vector_fmas == fmas
     assert target.machine("x86-64-v4").vector_fmas == 2
+    monkeypatch.setattr(target, "_host_level", lambda features: "x86-64-v3")
+    level = target.machine("x86-64-v3")
+    assert target.machine("host").l2_bytes_per_cycle == level.l2_bytes_per_cycle
+    assert target.machine("host").vector_fmas == level.vector_fmas == 2
