@@ -92,7 +92,7 @@ class Memory:
             return self._load_shared(base, dt, offset, uniform, lanes, otherwise)
         mask = both(self.b, self.mask, lanes)
         if step == 1:
-            value = self._load_row(base, dt, offset, uniform, mask, otherwise)
+            value = self._load_row(base, dt, offset, uniform, lanes, otherwise)
         elif step is not None and mask is None and uniform is None and abs(step) <= 2:
             value = self._load_steps(base, dt, offset, step)
         else:
@@ -129,20 +129,23 @@ class Memory:
         return b.select(lanes, splat(b, value, n), fill)
 
     def _load_row(
-        self, base: Any, dt: DType, offset: Dim, uniform: Any, mask: Any, otherwise: float
+        self, base: Any, dt: DType, offset: Dim, uniform: Any, lanes: Any, otherwise: float
     ) -> Any:
-        b, n, element = self.b, self.index.lane.n, memory_type(dt)
+        b, n = self.b, self.index.lane.n
         fill = self._otherwise(dt, otherwise)
-        if mask is not None:
-            pointer, mask = self.index.address(base, offset, element), both(b, mask, uniform)
-            return masked_load(b, pointer, mask, splat(b, fill, n), dt.itemsize)
+        if lanes is not None:
+            uniform = both(b, uniform, any_lane(b, lanes))
         pointer = self._readable(base, offset, uniform, fill)
-        return self._read(base, pointer, vector(element, n), dt.itemsize)
+        mask = both(b, self.mask, lanes)
+        if mask is not None:
+            return masked_load(b, pointer, mask, splat(b, fill, n), dt.itemsize)
+        return self._read(base, pointer, vector(fill.type, n), dt.itemsize)
 
     def _readable(self, base: Any, offset: Dim, uniform: Any, fill: ir.Constant) -> Any:
         """The address of a row of lanes, or of as many that hold ``fill`` where a condition does
-        not hold. Zeros are so many that the taps of a window in a row share a choice or two: all in
-        the same ``REACH`` elements, around a multiple of it.
+        not hold: a load without active lanes is slow if no memory is there (more than a hundred
+        cycles on Zen 4). Zeros are so many that the taps of a window in a row share a choice or
+        two: all in the same ``REACH`` elements, around a multiple of it.
         """
         b, n, element = self.b, self.index.lane.n, fill.type
         if uniform is None:
@@ -210,8 +213,8 @@ class Memory:
                 b.store(raw, pointer, align=dt.itemsize)
             return
         raw, mask = splat(b, raw, n), both(b, self.mask, lanes)
-        if mask is not None:
-            mask, uniform = both(b, mask, uniform), None
+        if lanes is not None:
+            uniform = both(b, uniform, any_lane(b, lanes))
         with _if(b, uniform):
             if step == 1:
                 self._store_row(raw, base, dt, offset, mask)

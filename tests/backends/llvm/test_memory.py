@@ -79,6 +79,47 @@ def test_taps_of_a_row_share_a_choice_of_the_address(cols: int) -> None:
     assert choices(windows(f32, 1.0, cols)) > 2, "only zeros are many"
 
 
+def beside(guard: str, cols: int) -> Function:
+    """Copies ``x``, with rows before and after it, or columns, that are not there."""
+
+    def body(b: ScalarBuilder, x: Value, y: Value) -> None:
+        def one(i: Dim, c: Dim) -> None:
+            at, inside = (
+                ([i - 2, c], (i - 2, ROWS)) if guard == "rows" else ([i, c - 32], (c - 32, 5))
+            )
+            b.store(b.load(x, at, [inside], otherwise=-3.0), y, [i, c])
+
+        def row(i: Dim) -> None:
+            b.loop(0, cols, lambda c: one(i, c), kind="vector")
+
+        b.loop(0, 2 * ROWS, row, kind="parallel")
+
+    shape = (ROWS, cols) if guard == "rows" else (2 * ROWS, 5)
+    return kernel([(f32, shape), (f32, (2 * ROWS, cols))], body)
+
+
+@pytest.mark.parametrize("cols", [48, 51])
+@pytest.mark.parametrize("guard", ["rows", "columns"])
+def test_rows_and_columns_beside_a_tensor(native, guard: str, cols: int) -> None:
+    k = beside(guard, cols)
+    check(native, k, [numbers(f32, *a.type.shape) for a in k.args])
+
+
+@pytest.mark.parametrize(("guard", "cols"), [("rows", 51), ("columns", 48), ("columns", 51)])
+def test_masked_loads_have_an_address_where_memory_is(guard: str, cols: int) -> None:
+    """No element of a row outside is read, but to ask for its page takes hundreds of cycles."""
+    emit_kernel(
+        beside(guard, cols), machine("x86-64-v4"), module := new_module(machine("x86-64-v4"))
+    )
+    defined = dict(re.findall(r"(%\S+) = (.*)", str(module)))
+    loads = re.findall(r"@\"?llvm\.masked\.load[^(]*\(ptr (%\S+?),", "".join(defined.values()))
+    assert loads
+    for address in loads:
+        while defined.get(address, "").startswith("getelementptr"):
+            address = re.search(r"ptr (%\S+?),", defined[address])[1]
+        assert defined.get(address, "").startswith("select")
+
+
 def choices(kernel: Function) -> int:
     """The most of them in a block with loads."""
     emit_kernel(kernel, machine("x86-64-v3"), module := new_module(machine("x86-64-v3")))
