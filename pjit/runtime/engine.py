@@ -14,6 +14,8 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -69,22 +71,23 @@ class NativeWork:
 
     Args:
         engine: The engine that runs it.
-        finish: Called once when the program is done; returns its error or None.
+        finish: Called once when the program is done with the time since when the result is waited
+            for (``perf_counter``), infinite if it is not; returns the error or None.
         keep: What has to stay alive until then.
         words: The context of a program that may run without end, else None.
     """
 
-    __slots__ = ("_finish", "_keep", "_words", "engine", "error", "finished", "ticket")
+    __slots__ = ("_awaited", "_finish", "_keep", "_words", "engine", "error", "finished", "ticket")
 
     def __init__(
         self,
         engine: Engine,
-        finish: Callable[[], PjitError | None],
+        finish: Callable[[float], PjitError | None],
         keep: tuple[Any, ...],
         words: Any = None,
     ) -> None:
         self.engine, self._finish, self._keep, self._words = engine, finish, keep, words
-        self.ticket, self.finished = 0, False
+        self.ticket, self.finished, self._awaited = 0, False, inf
         self.error: PjitError | None = None
 
     def ready(self) -> bool:
@@ -94,6 +97,7 @@ class NativeWork:
     def wait(self) -> None:
         """Returns when the call has ended; raises its error."""
         if not self.finished:
+            self._awaited = min(self._awaited, perf_counter())
             self.engine.settle(self)
         if self.error is not None:
             raise self.error.with_traceback(None)
@@ -110,7 +114,7 @@ class NativeWork:
 
     def end(self, error: PjitError | None = None) -> None:
         """Marks the call as ended; only the engine calls it, once."""
-        self.error = self._finish() if error is None else error
+        self.error = self._finish(self._awaited) if error is None else error
         self.finished = True
         self._words = None
         del self._finish, self._keep

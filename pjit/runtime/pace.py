@@ -2,8 +2,8 @@
 
 A call runs on the thread of the caller, with or without the help of the workers, or on the workers
 while the caller goes on. To hand over a short call takes longer than the caller gains by it, and so
-does to copy large arrays for a call that does little with them. The results do not depend on the
-choice.
+does to copy large arrays for a call that does little with them. A caller that waited for the last
+results as soon as it had called gains nothing at all. The results do not depend on the choice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from math import inf, isfinite
 
 INLINE_SECONDS = 1e-3  # calls that take less run on the thread of the caller
 COPIES = 2.0  # and those that take less than copying their arrays so many times
+WAITS = 8  # calls in a row after which a caller counts as one that waits
+SOON = 0.02  # the part of a call after which who waits for it did not do much else
+WAITED_SECONDS = 50e-3  # calls that take less run on the thread of a caller that waits
 HELP_SECONDS = 10e-6  # calls that take less on one thread are not shared with the workers
 TRIALS = 4  # calls that are timed each way; the fastest counts
 PROOFS = 8  # short calls in a row after which a plan counts as short though the data decide
@@ -29,6 +32,7 @@ class Pace:
 
     Attributes:
         inline: Whether calls run on the thread of the caller.
+        patient: Whether they do because it would wait; other threads could not call meanwhile.
         helped: Whether workers help it.
     """
 
@@ -42,47 +46,56 @@ class Pace:
         "_proofs",
         "_rest",
         "_threads",
+        "_waits",
         "helped",
         "inline",
+        "patient",
     )
 
     def __init__(self, guess: float, threads: int) -> None:
         self._bounded, self._threads = isfinite(guess), threads
         self._alone, self._period, self._limit = inf, FIRST_PERIOD, INLINE_SECONDS
+        self._waits = 0
         self._hand_over()
         if guess < INLINE_SECONDS:
             self._keep()
 
     def _hand_over(self) -> None:
         """The next calls run on the workers."""
-        self.inline, self._proofs = False, 1 if self._bounded else PROOFS
+        self.inline = self.patient = False
+        self._proofs = 1 if self._bounded else PROOFS
 
-    def _keep(self) -> None:
+    def _keep(self, patient: bool = False) -> None:
         """The next calls run on the thread of the caller."""
-        self.inline = True
-        self._try(helped=False)
+        self.inline, self.patient = True, patient
+        self._try(helped=patient and self._threads > 1)
 
     def _try(self, helped: bool) -> None:
         """Begins to time the calls one way."""
         self.helped, self._left, self._best, self._rest = helped, TRIALS, inf, 0
 
-    def queued(self, seconds: float, copying: float = 0.0) -> None:
+    def queued(self, seconds: float, copying: float = 0.0, waited: bool = False) -> None:
         """Takes note of a call that the workers ran.
 
         Args:
             seconds: The time until its end was noticed.
             copying: The time that it took to copy its arrays before.
+            waited: Whether the only thread there is waited for it meanwhile.
         """
         if self.inline:
             return
+        self._waits = self._waits + 1 if waited else 0
         if self._bounded:
             self._limit = max(INLINE_SECONDS, COPIES * copying)
-        if seconds >= self._limit:
-            self._hand_over()
+        if seconds < self._limit:
+            self._proofs -= 1
+            if not self._proofs:
+                self._keep()
             return
-        self._proofs -= 1
-        if not self._proofs:
-            self._keep()
+        self._hand_over()
+        if self._bounded and self._waits >= WAITS and seconds < WAITED_SECONDS:
+            self._limit = WAITED_SECONDS
+            self._keep(patient=True)
 
     def timed(self) -> bool:
         """Counts a call on the thread of the caller; whether ``ran`` is to be told its time."""
@@ -90,7 +103,10 @@ class Pace:
             return True
         self._rest -= 1
         if not self._rest:
-            self._try(helped=False)
+            if self.patient:
+                self._hand_over()  # the caller may have begun to do something else meanwhile
+            else:
+                self._try(helped=False)
         return not self._bounded
 
     def ran(self, seconds: float) -> None:

@@ -25,9 +25,10 @@ from pjit.ir.types import dtype as dtype_of
 from pjit.runtime.engine import Engine, HostWork, NativeWork
 from pjit.runtime.hosted import HostedCall, HostOperation
 from pjit.runtime.memory import address_of, allocate, no_memory
-from pjit.runtime.pace import Pace
+from pjit.runtime.pace import SOON, Pace
 from pjit.runtime.plan import Arena, Frame, Layout, Plan, estimated_seconds, sizes_of
 from pjit.runtime.signature import Signature, Spec
+from pjit.runtime.threads import is_alone
 
 MAX_PLANS = 64
 MAX_PLAN_BYTES = 16 << 20
@@ -151,7 +152,7 @@ class Runnable:
         key = tuple([v.shape for v in values])
         plan = self._plans.get(key) or self._new_plan(key)
         self._clock = plan.stamp = self._clock + 1
-        if plan.pace.inline and not pending:
+        if _runs_here(plan.pace) and not pending:
             results = self._call_inline(plan, args, values)
             if results is not None:
                 self._prepare(plan, args)
@@ -240,7 +241,7 @@ class Runnable:
         plan, bind = direct
         engine = self.engine
         with engine.lock:
-            if not (plan.pace.inline and engine.idle()) or self._native is None:
+            if not (_runs_here(plan.pace) and engine.idle()) or self._native is None:
                 return None
             frame, made = self._frame(plan)
             if not bind(args, frame.address):
@@ -391,11 +392,18 @@ class Runnable:
         return keep
 
     def _finish(
-        self, plan: Plan, frame: Frame, pending: list[Array], times: tuple[float, float]
+        self,
+        plan: Plan,
+        frame: Frame,
+        pending: list[Array],
+        times: tuple[float, float],
+        awaited: float,
     ) -> PjitError | None:
         """Ends a call of the queue: takes its context back and returns its error."""
         began, passed = times
-        plan.pace.queued(perf_counter() - passed, passed - began)
+        seconds = perf_counter() - passed
+        waited = awaited - passed <= SOON * seconds and is_alone()
+        plan.pace.queued(seconds, passed - began, waited)
         code = frame.words[ERROR_WORD]
         plan.give(frame)
         if code:
@@ -542,6 +550,11 @@ class Runnable:
             expected=listing(list(map(str, self.inputs))),
             got=f"{n} arrays",
         )
+
+
+def _runs_here(pace: Pace) -> bool:
+    """Whether a call runs on this thread, if nothing else is running."""
+    return pace.inline and (not pace.patient or is_alone())
 
 
 def _copy(a: np.ndarray) -> np.ndarray:

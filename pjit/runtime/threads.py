@@ -1,4 +1,4 @@
-"""How many threads a program runs on.
+"""How many threads a program runs on, and whether others call.
 
 The count follows from ``PJIT_NUM_THREADS`` or else from what the process may use: the CPUs of its
 affinity mask, one per physical core, and the CPU quota of its control group. The affinity itself
@@ -8,10 +8,12 @@ is never changed.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 VARIABLE = "PJIT_NUM_THREADS"
+OWN = "pjit-"  # how the names of pjit's own threads begin
 
 
 def thread_count(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
@@ -30,6 +32,11 @@ def thread_count(environ: Mapping[str, str] = os.environ, root: Path = Path("/")
     cores = core_count(allowed_cpus(), root)
     quota = cpu_quota(root)
     return cores if quota is None else min(cores, quota)
+
+
+def is_alone() -> bool:
+    """Whether Python has one thread beside those of pjit."""
+    return sum(not t.name.startswith(OWN) for t in threading.enumerate()) == 1
 
 
 def parse_count(setting: str) -> int:

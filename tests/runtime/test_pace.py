@@ -13,6 +13,8 @@ from pjit.runtime.pace import (
     LAST_PERIOD,
     PROOFS,
     TRIALS,
+    WAITED_SECONDS,
+    WAITS,
     Pace,
 )
 
@@ -137,3 +139,53 @@ def test_what_proves_long_goes_to_the_workers() -> None:
     pace.queued(SHORT)
     assert pace.inline
     assert pace.timed()
+
+
+def wait(pace: Pace, calls: int, seconds: float = LONG) -> None:
+    for _ in range(calls):
+        assert not pace.inline
+        pace.queued(seconds, waited=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_caller_that_always_waits_runs_its_calls(threads: int) -> None:
+    pace = Pace(LONG, threads)
+    wait(pace, WAITS - 1)
+    pace.queued(LONG)
+    wait(pace, WAITS)
+    assert (pace.inline, pace.patient, pace.helped) == (True, True, threads > 1)
+    tell(pace, *[LONG] * TRIALS)
+    assert (pace.inline, pace.patient, pace.helped) == (True, True, threads > 1)
+
+
+def test_now_and_then_it_is_seen_whether_a_caller_still_waits() -> None:
+    pace = Pace(LONG, 2)
+    wait(pace, WAITS)
+    tell(pace, *[LONG] * TRIALS)
+    assert count_untimed(pace) == FIRST_PERIOD
+    wait(pace, 1)
+    assert pace.patient
+    tell(pace, *[LONG] * TRIALS)
+    assert count_untimed(pace) == 2 * FIRST_PERIOD
+    assert not pace.inline
+    pace.queued(LONG)
+    wait(pace, WAITS)
+    assert pace.patient
+
+
+def test_a_call_that_proves_very_long_goes_back_to_the_workers() -> None:
+    pace = Pace(LONG, 2)
+    wait(pace, 2 * WAITS, WAITED_SECONDS)
+    wait(pace, 1)
+    tell(pace, *[WAITED_SECONDS] * TRIALS)
+    assert not pace.inline
+
+
+def test_what_depends_on_the_data_and_is_long_never_runs_here() -> None:
+    wait(Pace(inf, 2), 2 * WAITS)
+
+
+def test_short_calls_of_a_caller_that_waits_are_short_calls() -> None:
+    pace = Pace(LONG, 2)
+    pace.queued(SHORT, waited=True)
+    assert (pace.inline, pace.patient) == (True, False)

@@ -15,6 +15,7 @@ from pjit.array import Array
 from pjit.compiler import Program
 from pjit.errors import ExecutionError, InputError, PjitError
 from pjit.ir import expr
+from pjit.runtime import pace
 from pjit.runtime.engine import Engine
 from pjit.runtime.pace import Pace
 from pjit.runtime.plan import Arena
@@ -95,6 +96,40 @@ def test_the_workers_may_help_the_caller(make, monkeypatch, helped: bool) -> Non
         assert y.is_ready()
         np.testing.assert_array_equal(y, expected)
     assert len(helps) == (20 if helped else 0)
+
+
+def test_a_caller_that_waits_runs_its_calls_unless_others_may_call(make, monkeypatch) -> None:
+    monkeypatch.setattr(pace, "INLINE_SECONDS", 0.0)  # no call is short
+    monkeypatch.setattr("pjit.runtime.program.SOON", 1.0)
+    others = []
+    monkeypatch.setattr("pjit.runtime.program.is_alone", lambda: not others)
+    p, x = make(SOFTMAX_CHAIN, threads=2), random(64, 64)
+    (expected,) = make(SOFTMAX_CHAIN, threads=1)([x])
+    queued = []
+    submit = p.engine.submit
+    monkeypatch.setattr(p.engine, "submit", lambda *a: (queued.append(1), submit(*a)))
+
+    def call() -> int:
+        before = len(queued)
+        np.testing.assert_array_equal(np.asarray(p([x])[0]), expected)
+        return len(queued) - before
+
+    assert [call() for _ in range(pace.WAITS + 5)] == [1] * pace.WAITS + [0] * 5
+    others.append(1)
+    assert [call() for _ in range(3)] == [1] * 3
+    others.clear()
+    assert call() == 0
+
+
+def test_a_caller_that_does_not_wait_leaves_its_calls_to_the_workers(make, monkeypatch) -> None:
+    monkeypatch.setattr(pace, "INLINE_SECONDS", 0.0)
+    monkeypatch.setattr("pjit.runtime.program.is_alone", lambda: True)
+    p, x = make(SOFTMAX_CHAIN, threads=2), random(64, 64)
+    for _ in range(2 * pace.WAITS):
+        first, second = p([x])[0], p([x])[0]
+        np.testing.assert_array_equal(np.asarray(second), np.asarray(first))
+        (plan,) = p._plans.values()
+        assert not plan.pace.inline
 
 
 def test_any_memory_order(scale: Program) -> None:
