@@ -54,6 +54,20 @@ class Machine:
         """Elements of a width in one vector register, at least 1."""
         return max(1, self.vector_bits // bits)
 
+    def filled(self, columns: int, bits: int) -> int:
+        """Elements of the widest vectors that so many elements of a width fill."""
+        lanes = self.lanes(bits)
+        while columns % lanes:
+            lanes //= 2
+        return lanes
+
+    def fmas(self, lanes: int, bits: int) -> float:
+        """Fused multiply-adds of vectors of so many elements that a core does in a cycle: two of
+        narrow ones where it takes wide ones in parts.
+        """
+        whole = self.vector_fmas
+        return max(whole, min(2.0, whole * self.lanes(bits) / lanes))
+
     @property
     def vector_fmas(self) -> float:
         """Fused multiply-adds of whole f32 vectors that a core does in a cycle."""

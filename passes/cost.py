@@ -1,11 +1,12 @@
 """Choices that follow from sizes and the numbers of a machine.
 
 The model of a tile contraction counts the cycles of its inner loop. A step of the depth takes the
-longest of: ``mr*nv`` fused multiply-adds at the rate of the machine; ``mr + nv`` loads at two a
-cycle; the latency of the accumulators when there are too few of them to hide it; and the ``nv``
-vectors of the packed operand at the bandwidth of the cache that its column block fits into. Each
-step costs a little beside that, and each tile beside its steps. Rows that the last tile computes in
-vain, and columns that pad the last block, count like the others.
+longest of: ``mr*nv`` fused multiply-adds at the rate of the machine, for the ``nv`` vectors that
+``nr`` columns fill; ``mr + nv`` loads at two a cycle; the latency of the accumulators when there
+are too few of them to hide it; and the ``nv`` vectors of the packed operand at the bandwidth of the
+cache that its column block fits into. Each step costs a little beside that, and each tile beside
+its steps. Rows that the last tile computes in vain, and columns that pad the last block, count like
+the others.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
 IMAGE_GUESS = 64  # the height or width of an image that is not known
 MANY_ROWS = 1000  # rows that a symbolic number of rows counts as
 WIDTHS = (1, 2, 3, 4, 6, 8)  # vectors side by side in a register tile
+HALVES = (1, 3, 5, 7)  # vectors of half the width, where those are as fast
 MOST_ROWS, MOST_POINTERS = 12, 10  # rows of a tile: a fixed distance apart, or each with an address
 CACHE_PERIOD, CACHE_WAYS = 4096, 8  # addresses so many bytes apart share so many lines of L1
 FMA_LATENCY = 4
@@ -66,13 +68,14 @@ class Product:
     bits: int = 32
 
 
-def tile_cycles(p: Product, mr: int, nv: int, machine: Machine) -> float:
-    """Cycles that one core takes for a product with register tiles of ``mr`` rows and ``nv``
-    vectors.
+def tile_cycles(p: Product, mr: int, nr: int, machine: Machine) -> float:
+    """Cycles that one core takes for a product with register tiles of ``mr`` rows and ``nr``
+    columns.
     """
-    vector_bytes = machine.vector_bits // 8
+    lanes = machine.filled(nr, p.bits)
+    nv, row = nr // lanes, nr * p.bits // 8
     depth, cols = guess(p.depth), guess(p.cols)
-    block = depth * nv * vector_bytes
+    block = depth * row
     if block <= machine.l1 // 2:
         bandwidth = machine.l1_bytes_per_cycle
     elif block <= machine.l2 * 5 // 8:
@@ -80,14 +83,14 @@ def tile_cycles(p: Product, mr: int, nv: int, machine: Machine) -> float:
     else:
         bandwidth = machine.memory_bytes_per_cycle
     latency = FMA_LATENCY + (SLACK if block > machine.l1 // 2 else 0)
-    fmas = mr * nv / machine.vector_fmas
-    step = max(fmas, (mr + nv) / 2, latency, nv * vector_bytes / bandwidth) + STEP_COST
+    fmas = mr * nv / machine.fmas(lanes, p.bits)
+    step = max(fmas, (mr + nv) / 2, latency, row / bandwidth) + STEP_COST
     sets = math.gcd(guess(p.depth) * p.bits // 8, CACHE_PERIOD) / CACHE_PERIOD
     if not p.scattered and mr * sets > CACHE_WAYS:
         step *= 1.3  # the rows of A compete for the same lines
     tile = depth * step + 3 * mr * nv + 20 + (SCATTERED_ROW * mr if p.scattered else 0)
     tiles = -(-p.rows // mr) if isinstance(p.rows, int) else _many_tiles(p.rows, mr)
-    blocks = -(-cols // (nv * machine.lanes(p.bits)))
+    blocks = -(-cols // nr)
     return tile * tiles * blocks
 
 
@@ -98,11 +101,19 @@ def _many_tiles(rows: Expr, mr: int) -> float:
     return -(-unit // mr) * MANY_ROWS / unit if unit >= mr else MANY_ROWS / mr
 
 
-def tile_rows(p: Product, nv: int, machine: Machine) -> tuple[float, int]:
-    """The best number of rows for tiles of ``nv`` vectors, behind the cycles that it takes."""
+def widths(bits: int, machine: Machine) -> list[int]:
+    """How many columns a tile may have."""
+    lanes = machine.lanes(bits)
+    halves = HALVES if lanes > 1 and machine.fmas(lanes // 2, bits) > machine.vector_fmas else ()
+    return [*(n * lanes for n in WIDTHS), *(n * lanes // 2 for n in halves)]
+
+
+def tile_rows(p: Product, nr: int, machine: Machine) -> tuple[float, int]:
+    """The best number of rows for tiles of ``nr`` columns, behind the cycles that it takes."""
+    nv = nr // machine.filled(nr, p.bits)
     room = (machine.vector_registers - nv - 1) // nv
     most = max(1, min(room, MOST_POINTERS if p.scattered else MOST_ROWS))
-    return min((tile_cycles(p, mr, nv, machine), -mr) for mr in range(1, most + 1))
+    return min((tile_cycles(p, mr, nr, machine), -mr) for mr in range(1, most + 1))
 
 
 def tile_columns(p: Product, machine: Machine) -> int:
@@ -111,17 +122,22 @@ def tile_columns(p: Product, machine: Machine) -> int:
     A call may have a single row where their number is symbolic: wide blocks, nearly as good for
     many rows, then have more sums under way.
     """
-    cycles = {nv: tile_rows(p, nv, machine) for nv in WIDTHS}
-    best = min(WIDTHS, key=lambda nv: (*cycles[nv], nv))
+    cycles = {nr: tile_rows(p, nr, machine) for nr in widths(p.bits, machine)}
+    best = min(cycles, key=lambda nr: (*cycles[nr], nr))
     if not isinstance(p.rows, int) and not p.scattered:
-        best = max(nv for nv in WIDTHS if cycles[nv][0] <= WIDE_COST * cycles[best][0])
-    return best * machine.lanes(p.bits)
+        best = max(nr for nr, (n, _) in cycles.items() if n <= WIDE_COST * cycles[best][0])
+    return best
+
+
+def fastest(p: Product, machine: Machine) -> float:
+    """Cycles of one core for a product with the best tiles."""
+    return min(tile_rows(p, nr, machine)[0] for nr in widths(p.bits, machine))
 
 
 @lru_cache(maxsize=1 << 12)
 def product_cycles(p: Product, machine: Machine, batch: int = 1) -> float:
     """Cycles of one core for a batch of products with the best tiles and constant weights."""
-    cycles = batch * min(tile_rows(p, nv, machine)[0] for nv in WIDTHS)
+    cycles = batch * fastest(p, machine)
     weights = batch * guess(p.depth) * guess(p.cols) * p.bits // 8
     return weighed(cycles, READERS * weights, machine)
 
@@ -205,7 +221,7 @@ def winograd_cycles(s: Image, tile: int, machine: Machine) -> float:
         blocks = -(-tiles // block)
         weights = points * s.channels * s.out_channels * 4
         some = replace(product, rows=block)
-        products = blocks * points * min(tile_rows(some, nv, machine)[0] for nv in WIDTHS)
+        products = blocks * points * fastest(some, machine)
         again = (blocks - 1) * weights / machine.l2_bytes_per_cycle  # later blocks' from a cache
         return weighed(products, READERS * weights, machine) + again + arithmetic
     size = points * tiles * (s.channels + s.out_channels) * 4

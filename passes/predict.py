@@ -92,9 +92,9 @@ def _tiles(
     p = Product(
         sizes["rows"], sizes["cols"], sizes["depth"], bool(sizes["scattered"]), sizes["bits"]
     )
-    few, nv = choices["few"], max(1, choices["nr"] // machine.lanes(p.bits))
+    few, nr = choices["few"], choices["nr"]
     mr = few if few and sizes["rows"] < choices["mr"] else choices["mr"]
-    return weighed(sizes["batch"] * tile_cycles(p, mr, nv, machine), weights, machine)
+    return weighed(sizes["batch"] * tile_cycles(p, mr, nr, machine), weights, machine)
 
 
 def _known(d: Dim, values: Mapping[str, int]) -> int | None:

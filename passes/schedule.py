@@ -89,12 +89,11 @@ def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     """Rows of the register tile, and the order in which tiles are made."""
     nr = anchor_of(fused).operands[1].shape[-1]
     _, sizes = contraction(fused)
-    nv = max(1, nr // machine.lanes(sizes.bits))
-    mr = -tile_rows(sizes, nv, machine)[1]
+    mr = -tile_rows(sizes, nr, machine)[1]
     order, chunk = tile_order(sizes, mr, nr, machine)
     few = 0
     if not isinstance(sizes.rows, int) and not sizes.scattered:
-        few = few_rows(nv, mr)
+        few = few_rows(nr // machine.filled(nr, sizes.bits), mr)
     return {"mr": mr, "nr": nr, "order": order, "chunk": chunk, "few": few}
 
 
@@ -118,7 +117,7 @@ def winograd_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     packed = anchor_of(fused).operands[1]
     nr = packed.shape[-1]
     sizes = Product(block, s.out_channels, s.channels)
-    mr = -tile_rows(sizes, max(1, nr // machine.lanes(32)), machine)[1]
+    mr = -tile_rows(sizes, nr, machine)[1]
     return {"block": block, "mr": mr, "nr": nr}
 
 

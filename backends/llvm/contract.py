@@ -67,9 +67,7 @@ class TileEmitter:
         self.of = e.mapped(op.index)
         self.a_type, self.b_type = op.a.type, op.b.type
         self.dtype = op.b.dtype
-        self.lanes = min(e.machine.lanes(self.dtype.bits), op.nr)
-        if op.nr % self.lanes:
-            raise IRError("the columns of a tile fill whole vectors", got=f"nr={op.nr}")
+        self.lanes = e.machine.filled(op.nr, self.dtype.bits)
         self.vectors = op.nr // self.lanes
         self.total = expr.product(op.rows)
         self.mr = min(op.mr, self.total) if isinstance(self.total, int) else op.mr

@@ -188,6 +188,15 @@ def test_products(native, target: LlvmMachine, rows: int, depth: int, free: bool
         Problem(tiles[i], rows, depth=depth, cols=cols, free=free).check(native)
 
 
+@pytest.mark.parametrize("dtype", [f32, f64], ids=str)
+def test_columns_that_fill_narrow_vectors(native, target: LlvmMachine, dtype: DType) -> None:
+    n = target.lanes(dtype.bits)
+    tiles = [(9, 3 * n // 2), (5, 5 * n // 2), (7, n // 2)] if n > 2 else []
+    for mr, nr in (*tiles, (3, 3 * n)):
+        for cols in (nr, 2 * nr + 1):
+            Problem((mr, nr), 29, depth=13, cols=cols, dtype=dtype).check(native)
+
+
 @pytest.mark.parametrize("free", [False, True])
 def test_symbolic_depth(native, free: bool) -> None:
     for depth in (1, 4, 9):
