@@ -18,7 +18,7 @@ from functools import lru_cache
 from pjit.ir import expr
 from pjit.ir.core import Op
 from pjit.ir.expr import Dim, Expr
-from pjit.ir.ops.winograd_lines import side
+from pjit.ir.ops.winograd_lines import Lines
 from pjit.ir.target import Machine
 
 SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
@@ -198,7 +198,7 @@ def winograd_block(s: Image, tile: int, machine: Machine) -> int:
     the weights again for each block costs more.
     """
     tiles = guess(winograd_product(s, tile).rows)
-    points = side(tile, s.stride) ** 2
+    points = Lines(tile, s.stride).points ** 2
     each = points * (s.channels + s.out_channels) * 4
     if tiles * each <= 2 * machine.l2 or not machine.scratch:
         return 0
@@ -213,7 +213,7 @@ def winograd_block(s: Image, tile: int, machine: Machine) -> int:
 def winograd_cycles(s: Image, tile: int, machine: Machine) -> float:
     """Cycles of one core for a convolution by tiles: products, transforms and their traffic."""
     product = winograd_product(s, tile)
-    tiles, points = guess(product.rows), side(tile, s.stride) ** 2
+    tiles, points = guess(product.rows), Lines(tile, s.stride).points ** 2
     vectors = sum(-(-c // machine.lanes(32)) for c in (s.channels, s.out_channels))
     arithmetic = tiles * vectors * points * TRANSFORM_STEPS
     block = winograd_block(s, tile, machine)
@@ -224,12 +224,27 @@ def winograd_cycles(s: Image, tile: int, machine: Machine) -> float:
         products = blocks * points * fastest(some, machine)
         again = (blocks - 1) * weights / machine.l2_bytes_per_cycle  # later blocks' from a cache
         return weighed(products, READERS * weights, machine) + again + arithmetic
-    size = points * tiles * (s.channels + s.out_channels) * 4
+    return transformed_cycles(product, points, s.channels, machine)
+
+
+def transformed_cycles(p: Product, points: int, channels: int, machine: Machine) -> float:
+    """Cycles of one core for products at points, the transforms before and after, their traffic.
+
+    Args:
+        p: The product at one point: its rows are tiles.
+        points: How many there are.
+        channels: Of the input.
+        machine: What it will run on.
+    """
+    tiles, columns = guess(p.rows), guess(p.cols)
+    vectors = sum(-(-c // machine.lanes(p.bits)) for c in (channels, columns))
+    arithmetic = tiles * vectors * points * TRANSFORM_STEPS
+    size = points * tiles * (channels + columns) * p.bits // 8
     traffic = size / machine.l2_bytes_per_cycle
     if size > 2 * machine.l2:
         traffic = WINOGRAD_TRAFFIC * size / machine.memory_bytes_per_cycle
     launches = 2 * machine.barrier * machine.frequency
-    return product_cycles(product, machine, points) + arithmetic + traffic + launches
+    return product_cycles(p, machine, points) + arithmetic + traffic + launches
 
 
 def winograd_tile(s: Image, direct: float, machine: Machine) -> int:

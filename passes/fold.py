@@ -14,7 +14,7 @@ from pjit.ir.arrays import aligned, aligned_copy
 from pjit.ir.builder import Builder
 from pjit.ir.core import Module, Op, Value
 from pjit.ir.expr import Expr
-from pjit.ir.ops import Const, Pack, PackWeights, Sizes, WinogradWeights
+from pjit.ir.ops import Const, Pack, PackWeights, Sizes, WinogradRowWeights, WinogradWeights
 from pjit.ir.types import TensorType
 from pjit.passes.context import Context, Pass
 from pjit.passes.pattern import constant_array, is_constant
@@ -25,7 +25,7 @@ GROWTH = 4  # a larger result has at most that many times the bytes of its opera
 GROWTH_BYTES = 64 << 20  # and takes at most that many bytes more
 PIECE = 1 << 16  # elements that are looked at at once, while they are in a cache
 # folded whatever the padding costs: the kernels read nothing else
-PACKING = (Pack, PackWeights, WinogradWeights)
+PACKING = (Pack, PackWeights, WinogradWeights, WinogradRowWeights)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ from pjit.passes.routes import to_first, to_last
 from pjit.passes.snapshot import structure
 from pjit.passes.transposes import permuted, pull, sink
 from pjit.passes.widen import Positions, beside, positions, separated, widened
+from pjit.passes.winograd_rows import row_conv, rows_of
 
 PLANES = 4  # up to so many channels a convolution reads them as planes
 
@@ -88,17 +89,23 @@ class Layout(Pass):
         return sink(op, b)
 
     def _convolution(self, op: Conv, b: Builder, context: Context) -> Value:
-        """By channel, by tiles of the image, or as a contraction."""
+        """By channel, by tiles of the image or of a dimension, or as a contraction."""
         first = to_first(op.x.tensor.rank)
         if is_depthwise(op):
             return permuted(b, depthwise(op, b), first)
-        r = positions(op, convolution(op), context.machine)
+        machine = context.machine
+        r = positions(op, convolution(op), machine)
         tile = self._winograd(op, r, context)
         if tile:
             columns = self._columns(winograd_product(image(op), tile), context)
             return permuted(b, winograd_conv(op, b, tile, columns), first)
+        sizes = convolution(op)
+        rows = rows_of(op, sizes, r, machine)
+        if rows is not None:
+            columns = self._columns(rows.product(op, sizes.rows), context)
+            return permuted(b, row_conv(op, b, rows, columns), first)
         if max(r) == 1:
-            return permuted(b, packed_conv(op, b, self._columns(convolution(op), context)), first)
+            return permuted(b, packed_conv(op, b, self._columns(sizes, context)), first)
         wide = widened(op, b, r)
         y = packed_conv(wide, b, self._columns(convolution(wide), context))
         return permuted(b, separated(b, y, op, r), first)

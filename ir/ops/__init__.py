@@ -89,6 +89,7 @@ from pjit.ir.ops.reduce import (
 )
 from pjit.ir.ops.resize import Resize
 from pjit.ir.ops.winograd import WinogradInput, WinogradOutput, WinogradWeights
+from pjit.ir.ops.winograd_rows import WinogradRowInput, WinogradRowOutput, WinogradRowWeights
 
 __all__ = [
     "Abs",
@@ -199,6 +200,9 @@ __all__ = [
     "While",
     "WinogradInput",
     "WinogradOutput",
+    "WinogradRowInput",
+    "WinogradRowOutput",
+    "WinogradRowWeights",
     "WinogradWeights",
     "Xor",
     "Yield",

@@ -21,9 +21,10 @@ from pjit.ir.kernel_builder import LineWriter
 from pjit.ir.opdef import attr, operand, same_dim, sample
 from pjit.ir.ops.linalg import PACKED
 from pjit.ir.ops.line import LineOp
-from pjit.ir.ops.winograd_lines import KERNEL, PAIRS, Lines, side
+from pjit.ir.ops.winograd_lines import Lines
 from pjit.ir.types import TensorType, f32, f64
 
+KERNEL = 3
 _CHANNELS_AT_ONCE = 32  # of the weights, so that what is computed in double precision stays small
 _ROOM_SIDE = 5  # of the smallest squares that are transformed by loops, which share code
 
@@ -60,7 +61,11 @@ def _both_ways(
 
 
 def _check_size(size: int, stride: int) -> None:
-    require((size, stride) in PAIRS, "(C1) size is 2 or 4, stride 1 or 2", got=(size, stride))
+    require(
+        size in (2, 4) and stride in (1, 2),
+        "(C1) size is 2 or 4, stride 1 or 2",
+        got=(size, stride),
+    )
 
 
 def tiles_of(extent: Dim, pads: tuple[int, int], size: int, stride: int) -> Dim:
@@ -102,12 +107,12 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
                 got=padded,
             )
             counts.append(tiles_of(extent, (low, high), size, stride))
-        return x.with_shape((side(size, stride) ** 2, x.shape[0], *counts, x.shape[3]))
+        return x.with_shape((Lines(size, stride).points ** 2, x.shape[0], *counts, x.shape[3]))
 
     @staticmethod
     def ref(x: np.ndarray, *, size: int, stride: int, pads: tuple[int, ...]) -> np.ndarray:
         """Pads, takes the windows and multiplies with the matrix of the points."""
-        n, step = side(size, stride), size * stride
+        n, step = Lines(size, stride).points, size * stride
         down, across = (
             tiles_of(s, (low, high), size, stride)
             for s, low, high in zip(x.shape[1:3], pads[:2], pads[2:], strict=True)
@@ -130,7 +135,7 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
     @property
     def room(self) -> int:
         """The transforms of the columns, where there are many."""
-        n = side(self.size, self.stride)
+        n = Lines(self.size, self.stride).points
         return n * n if n >= _ROOM_SIDE else 0
 
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
@@ -146,9 +151,9 @@ class WinogradInput(LineOp, name="nn.winograd_input"):
 
         def write(p: Dim, values: list[Value]) -> None:
             for q, value in enumerate(values):
-                k.write((p * lines.side + q, *at), value)
+                k.write((p * lines.points + q, *at), value)
 
-        extents = lines.side, lines.side
+        extents = lines.points, lines.points
         _both_ways(k, lambda d: lines.samples(k.b, d), extents, read, write)
 
     samples = (
@@ -182,12 +187,12 @@ class WinogradWeights(LineOp, name="nn.winograd_weights"):
         """``[points, C, O]``."""
         _check_size(size, stride)
         require(w.rank == 4 and w.shape[2:] == (KERNEL, KERNEL), "(C2) w has a 3x3 kernel", got=w)
-        return w.with_shape((side(size, stride) ** 2, w.shape[1], w.shape[0]))
+        return w.with_shape((Lines(size, stride).points ** 2, w.shape[1], w.shape[0]))
 
     @staticmethod
     def ref(w: np.ndarray, *, size: int, stride: int) -> np.ndarray:
         """Multiplies with the matrix of the points from both sides, as one matrix."""
-        g, n = Lines(size, stride).matrices()[1], side(size, stride)
+        g, n = Lines(size, stride).matrices()[1], Lines(size, stride).points
         both = np.kron(g, g)  # [points, 9]
         taps = w.transpose(2, 3, 1, 0).reshape(KERNEL**2, w.shape[1], w.shape[0])
         y = np.empty((n * n, *taps.shape[1:]), w.dtype)
@@ -211,9 +216,9 @@ class WinogradWeights(LineOp, name="nn.winograd_weights"):
 
         def write(p: Dim, values: list[Value]) -> None:
             for q, value in enumerate(values):
-                k.write((p * lines.side + q, *at), k.b.cast(value, self.w.dtype))
+                k.write((p * lines.points + q, *at), k.b.cast(value, self.w.dtype))
 
-        _both_ways(k, lambda g: lines.weights(k.b, g), (KERNEL, lines.side), read, write)
+        _both_ways(k, lambda g: lines.weights(k.b, g), (KERNEL, lines.points), read, write)
 
     samples = (
         sample((5, 6, 3, 3), size=4, dtypes=PACKED),
@@ -244,7 +249,7 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
     def infer(m: TensorType, *, size: int, stride: int, shape: tuple[Dim, ...]) -> TensorType:
         """``[N, height, width, O]``."""
         _check_size(size, stride)
-        points = side(size, stride) ** 2
+        points = Lines(size, stride).points ** 2
         require(m.rank == 5 and m.shape[0] == points, "(C2) m has five dimensions", got=m)
         require(
             len(shape) == 2
@@ -260,7 +265,7 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
     @staticmethod
     def ref(m: np.ndarray, *, size: int, stride: int, shape: tuple[int, ...]) -> np.ndarray:
         """Interpolates each tile and puts the tiles side by side."""
-        a, n = Lines(size, stride).matrices()[0], side(size, stride)
+        a, n = Lines(size, stride).matrices()[0], Lines(size, stride).points
         square = m.reshape(n, n, *m.shape[1:]).astype(np.float64)
         y = np.einsum("ip,jq,pqnhwc->nhiwjc", a, a, square, optimize=True)
         y = y.reshape(y.shape[0], y.shape[1] * size, y.shape[3] * size, y.shape[5])
@@ -279,7 +284,7 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
     @property
     def room(self) -> int:
         """The transforms of the columns, where there are many."""
-        n = side(self.size, self.stride)
+        n = Lines(self.size, self.stride).points
         return self.size * n if n >= _ROOM_SIDE else 0
 
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
@@ -289,7 +294,7 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
         height, width = self.attrs["shape"]
 
         def read(p: int, q: Dim) -> Value:
-            return k.read(self.m, (p * lines.side + q, *at))
+            return k.read(self.m, (p * lines.points + q, *at))
 
         def write(dy: Dim, values: list[Value]) -> None:
             y = i * self.size + dy
@@ -301,7 +306,7 @@ class WinogradOutput(LineOp, name="nn.winograd_output"):
 
                 k.where(((y, height), (x, width)), one)
 
-        extents = lines.side, self.size
+        extents = lines.points, self.size
         _both_ways(k, lambda m: lines.outputs(k.b, m), extents, read, write)
 
     samples = (

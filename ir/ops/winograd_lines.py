@@ -7,8 +7,8 @@ their number is odd. The usual points 0, 1, -1, 2, -2 lose more accuracy for 4 o
 than these, whose coefficients are exact in f32 and whose products have magnitudes closer to each
 other (Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2018).
 
-With stride 2 the outer taps of three meet only even samples and the middle one only odd samples:
-the former are such sums of two taps, the latter are multiplied as they are.
+With stride 2 half of the taps meet only even samples and the others only odd samples: these are two
+such sums, and of three taps the middle one is multiplied as it is.
 """
 
 from __future__ import annotations
@@ -22,28 +22,38 @@ import numpy as np
 from pjit.ir.core import Value
 from pjit.ir.kernel_builder import ScalarBuilder
 
-KERNEL = 3
-# by the outputs of a tile and the stride
-PAIRS: dict[tuple[int, int], tuple[float, ...]] = {
-    (2, 1): (1.0,),
-    (4, 1): (0.625, 1.5),
-    (2, 2): (1.0,),
-    (4, 2): (0.5, 1.25),
+# by the number of points
+PAIRS: dict[int, tuple[float, ...]] = {
+    3: (1.0,),
+    4: (1.0,),
+    5: (0.5, 1.25),
+    6: (0.625, 1.5),
+    7: (0.375, 0.875, 1.75),
+    8: (0.5, 1.0, 2.0),
 }
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums of products with ``taps`` adjacent samples, 2 or 3, at the points ``pairs``."""
+    """Sums of products with ``taps`` adjacent samples; with one tap they are products."""
 
     size: int
     taps: int
-    pairs: tuple[float, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of points."""
+        return self.size + self.taps - 1
+
+    @property
+    def pairs(self) -> tuple[float, ...]:
+        """The points that come with both signs."""
+        return PAIRS[self.count] if self.taps > 1 else ()
 
     @property
     def zero(self) -> int:
         """How many of the points are 0, the first one or none."""
-        return self.taps - 2
+        return self.count - 1 - 2 * len(self.pairs)
 
     @property
     def finite(self) -> tuple[float, ...]:
@@ -59,7 +69,9 @@ class Sums:
         """``A [size, n]``, ``G [n, taps]`` and ``B [n, n]`` in f64, ``n = size+taps-1``: the sums
         of ``d [n]`` with ``g [taps]`` are ``A @ ((G @ g) * (B @ d))``.
         """
-        n = len(self.finite) + 1
+        n = self.count
+        if self.taps == 1:
+            return np.eye(n), np.ones((n, 1)), np.eye(n)
         a, g, b = np.zeros((self.size, n)), np.zeros((n, self.taps)), np.zeros((n, n))
         for i, p in enumerate(self.finite):
             others = [q for q in self.finite if q != p]
@@ -72,6 +84,8 @@ class Sums:
 
     def samples(self, b: ScalarBuilder, d: Sequence[Value]) -> list[Value]:
         """``B @ d``, 12 operations for 4 outputs of 3 taps."""
+        if self.taps == 1:
+            return list(d)
         whole, z = self.squares(), self.zero
         out = [_weighted(b, whole, d[0:-1:2])] if z else []
         for p in self.pairs:
@@ -82,6 +96,8 @@ class Sums:
 
     def outputs(self, b: ScalarBuilder, m: Sequence[Value]) -> list[Value]:
         """``A @ m``."""
+        if self.taps == 1:
+            return list(m)
         places = range(self.zero, 2 * len(self.pairs), 2)
         sums = [b.add(m[i], m[i + 1]) for i in places]
         differences = [b.sub(m[i], m[i + 1]) for i in places]
@@ -95,46 +111,50 @@ class Sums:
 
 @dataclass(frozen=True)
 class Lines:
-    """The transforms of a line of 3 taps.
+    """The transforms of a line.
 
     Attributes:
         size: Outputs.
         stride: 1 or 2.
+        taps: Of the kernel, more than the stride.
     """
 
     size: int
     stride: int
+    taps: int = 3
 
     @property
-    def side(self) -> int:
-        """How many samples there are, and points."""
-        return side(self.size, self.stride)
+    def extent(self) -> int:
+        """How many samples the outputs come from."""
+        return (self.size - 1) * self.stride + self.taps
 
     @property
-    def sums(self) -> Sums:
-        """What is not multiplied as it is."""
-        return Sums(self.size, KERNEL + 1 - self.stride, PAIRS[self.size, self.stride])
+    def parts(self) -> list[Sums]:
+        """Of all samples, or of the even and the odd ones."""
+        return [Sums(self.size, -(-(self.taps - i) // self.stride)) for i in range(self.stride)]
+
+    @property
+    def points(self) -> int:
+        """How many products there are."""
+        return sum(part.count for part in self.parts)
 
     def matrices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """``A [size, side]``, ``G [side, 3]`` and ``B [side, side]`` in f64: the outputs for
-        ``d [side]`` and ``g [3]`` are ``A @ ((G @ g) * (B @ d))``.
+        """``A [size, points]``, ``G [points, taps]`` and ``B [points, extent]`` in f64: the outputs
+        for ``d [extent]`` and ``g [taps]`` are ``A @ ((G @ g) * (B @ d))``.
         """
-        a, g, b = self.sums.matrices()
-        if self.stride == 1:
-            return a, g, b
-        n = len(b)
-        whole = [np.zeros((m, k)) for m, k in ((self.size, self.side), (self.side, 3))]
-        wide = np.zeros((self.side, self.side))
-        whole[0][:, :n], whole[0][:, n:] = a, np.eye(self.size)
-        whole[1][:n, ::2], whole[1][n:, 1] = g, 1
-        wide[:n, ::2], wide[n:, 1::2] = b, np.eye(self.size)
-        return whole[0], whole[1], wide
+        a = np.zeros((self.size, self.points))
+        g, b = np.zeros((self.points, self.taps)), np.zeros((self.points, self.extent))
+        at = 0
+        for i, part in enumerate(self.parts):
+            here = slice(at, at + part.count)
+            a[:, here], g[here, i :: self.stride], b[here, i :: self.stride] = part.matrices()
+            at += part.count
+        return a, g, b
 
     def samples(self, b: ScalarBuilder, d: Sequence[Value]) -> list[Value]:
         """``B @ d``."""
-        if self.stride == 1:
-            return self.sums.samples(b, d)
-        return [*self.sums.samples(b, d[::2]), *d[1::2]]
+        parts = enumerate(self.parts)
+        return [x for i, part in parts for x in part.samples(b, d[i :: self.stride])]
 
     def weights(self, b: ScalarBuilder, g: Sequence[Value]) -> list[Value]:
         """``G @ g``."""
@@ -142,15 +162,12 @@ class Lines:
 
     def outputs(self, b: ScalarBuilder, m: Sequence[Value]) -> list[Value]:
         """``A @ m``."""
-        if self.stride == 1:
-            return self.sums.outputs(b, m)
-        n = self.size + 1
-        return [b.add(x, y) for x, y in zip(self.sums.outputs(b, m[:n]), m[n:], strict=True)]
-
-
-def side(size: int, stride: int) -> int:
-    """How many samples a line of outputs comes from, which is the number of points."""
-    return (size - 1) * stride + KERNEL
+        first, *rest = self.parts
+        out = first.outputs(b, m[: first.count])
+        for part in rest:
+            more = part.outputs(b, m[first.count :])
+            out = [b.add(x, y) for x, y in zip(out, more, strict=True)]
+        return out
 
 
 def _weighted(b: ScalarBuilder, factors: Sequence[float], xs: Sequence[Value]) -> Value:
