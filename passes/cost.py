@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
+from math import inf
 
 from pjit.ir import expr
 from pjit.ir.core import Op
 from pjit.ir.expr import Dim, Expr
-from pjit.ir.ops.winograd_lines import Lines
+from pjit.ir.ops.winograd import Pair, Tiling
 from pjit.ir.target import Machine
 
 SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
@@ -32,15 +34,16 @@ FMA_LATENCY = 4
 SLACK = 0.5  # cycles more than the latency that must be under way where loads miss L1
 SCATTERED_ROW = 10  # cycles that a tile takes to find the address of a row
 STEP_COST = 0.3  # cycles of a step beside its arithmetic
-WINOGRAD_TILES = (2, 4)
+WINOGRAD_SIZES = (2, 3, 4)
+WINOGRAD_TILES: tuple[Pair, ...] = tuple(product(WINOGRAD_SIZES, WINOGRAD_SIZES))
 WINOGRAD_GAIN = 0.9  # the share of the direct convolution's time that is worth the lost accuracy
 TRANSFORM_STEPS = (
     4  # cycles of a transform for one vector at one point, when memory does not bound it
 )
 WINOGRAD_TRAFFIC = 2  # how often what is between comes from memory and goes there
-# Threads that read weights from the same memory, for choices that must not depend on how many there
-# are, as results do on them: what is bound by memory does not get faster with more threads.
-READERS = 2
+# How much slower a thread gets weights from memory while others do, for choices that must not
+# depend on how many there are, as results do on them. Two threads get 1.2 times as much as one.
+READERS = 1.5
 WAITING = 0.25  # the share of the weights' time that products wait, though they ask ahead
 BLOCK_COUNT = 8  # blocks of tiles come in multiples of so many, for the threads
 WIDE_COST = 1.05  # cycles for many rows that a width for few rows may take more
@@ -142,7 +145,7 @@ def product_cycles(p: Product, machine: Machine, batch: int = 1) -> float:
     return weighed(cycles, READERS * weights, machine)
 
 
-def weighed(cycles: float, weights: int, machine: Machine) -> float:
+def weighed(cycles: float, weights: float, machine: Machine) -> float:
     """Cycles of products whose weights, so many bytes, come from memory meanwhile."""
     reading = weights / machine.weights_bytes_per_cycle
     return max(cycles + WAITING * reading, reading)
@@ -150,7 +153,7 @@ def weighed(cycles: float, weights: int, machine: Machine) -> float:
 
 @dataclass(frozen=True)
 class Image:
-    """The sizes of a 3x3 convolution of stride 1 or 2, f32: outputs and channels.
+    """The sizes of a convolution of images, f32: outputs, channels, and those of the window.
 
     ``count`` is 1 for a symbolic batch: what pays for one image pays for more. A symbolic side
     counts as ``IMAGE_GUESS``.
@@ -161,44 +164,47 @@ class Image:
     width: int
     channels: int
     out_channels: int
-    stride: int = 1
+    taps: Pair = (3, 3)
+    strides: Pair = (1, 1)
 
 
-def planned_image(shape: tuple[Dim, ...], channels: Dim, stride: int) -> Image:
+def planned_image(shape: tuple[Dim, ...], channels: Dim, taps: Pair, strides: Pair) -> Image:
     """The sizes of a convolution for planning.
 
     Args:
         shape: Of the result, channels last.
         channels: Of the input.
-        stride: In both directions.
+        taps: Of the kernel.
+        strides: Of the windows.
     """
     count, height, width, out = shape
     assert isinstance(channels, int)
     assert isinstance(out, int)
-    sides = [d if isinstance(d, int) else IMAGE_GUESS for d in (height, width)]
-    return Image(count if isinstance(count, int) else 1, sides[0], sides[1], channels, out, stride)
+    n = count if isinstance(count, int) else 1
+    down, across = (d if isinstance(d, int) else IMAGE_GUESS for d in (height, width))
+    return Image(n, down, across, channels, out, taps, strides)
 
 
-def winograd_product(s: Image, tile: int) -> Product:
+def winograd_product(s: Image, sizes: Pair) -> Product:
     """One of the products, for each pair of points, that a convolution by tiles takes."""
-    tiles = s.count * -(-s.height // tile) * -(-s.width // tile)
+    tiles = s.count * -(-s.height // sizes[0]) * -(-s.width // sizes[1])
     return Product(tiles, s.out_channels, s.channels)
 
 
 def winograd_image(first: Op, last: Op) -> Image:
     """The sizes of a convolution from its ``nn.winograd_input`` and ``nn.winograd_output``."""
     shape, channels = last.results[0].shape, first.operands[0].shape[3]
-    return planned_image(shape, channels, first.attrs["stride"])
+    return planned_image(shape, channels, first.attrs["taps"], first.attrs["strides"])
 
 
-def winograd_block(s: Image, tile: int, machine: Machine) -> int:
+def winograd_block(s: Image, sizes: Pair, machine: Machine) -> int:
     """How many tiles to convolve at a time so that what is between stays in the L2 cache.
 
     0 when all at once is better: the tensors between are small, or so few tiles fit that reading
     the weights again for each block costs more.
     """
-    tiles = guess(winograd_product(s, tile).rows)
-    points = Lines(tile, s.stride).points ** 2
+    tiles = guess(winograd_product(s, sizes).rows)
+    points = Tiling.of(sizes, s.taps, s.strides).points
     each = points * (s.channels + s.out_channels) * 4
     if tiles * each <= 2 * machine.l2 or not machine.scratch:
         return 0
@@ -210,21 +216,21 @@ def winograd_block(s: Image, tile: int, machine: Machine) -> int:
     return -(-tiles // blocks)
 
 
-def winograd_cycles(s: Image, tile: int, machine: Machine) -> float:
+def winograd_cycles(s: Image, sizes: Pair, machine: Machine) -> float:
     """Cycles of one core for a convolution by tiles: products, transforms and their traffic."""
-    product = winograd_product(s, tile)
-    tiles, points = guess(product.rows), Lines(tile, s.stride).points ** 2
+    one = winograd_product(s, sizes)
+    tiles, points = guess(one.rows), Tiling.of(sizes, s.taps, s.strides).points
     vectors = sum(-(-c // machine.lanes(32)) for c in (s.channels, s.out_channels))
     arithmetic = tiles * vectors * points * TRANSFORM_STEPS
-    block = winograd_block(s, tile, machine)
+    block = winograd_block(s, sizes, machine)
     if block:
         blocks = -(-tiles // block)
         weights = points * s.channels * s.out_channels * 4
-        some = replace(product, rows=block)
+        some = replace(one, rows=block)
         products = blocks * points * fastest(some, machine)
         again = (blocks - 1) * weights / machine.l2_bytes_per_cycle  # later blocks' from a cache
         return weighed(products, READERS * weights, machine) + again + arithmetic
-    return transformed_cycles(product, points, s.channels, machine)
+    return transformed_cycles(one, points, s.channels, machine)
 
 
 def transformed_cycles(p: Product, points: int, channels: int, machine: Machine) -> float:
@@ -247,10 +253,13 @@ def transformed_cycles(p: Product, points: int, channels: int, machine: Machine)
     return product_cycles(p, machine, points) + arithmetic + traffic + launches
 
 
-def winograd_tile(s: Image, direct: float, machine: Machine) -> int:
-    """The size of the tiles of a convolution, or 0 where ``direct``, in cycles, is good enough."""
-    cycles, tile = min((winograd_cycles(s, t, machine), t) for t in WINOGRAD_TILES)
-    return tile if cycles < WINOGRAD_GAIN * direct else 0
+def winograd_tile(s: Image, direct: float, machine: Machine) -> Pair | None:
+    """The outputs of a tile of a convolution, or None where ``direct``, in cycles, is good enough
+    or there are no transforms.
+    """
+    pairs = [t for t in WINOGRAD_TILES if Tiling.of(t, s.taps, s.strides).valid]
+    cycles, best = min(((winograd_cycles(s, t, machine), t) for t in pairs), default=(inf, None))
+    return best if cycles < WINOGRAD_GAIN * direct else None
 
 
 def worth_packing(rows: Dim, cols: Dim, constant: bool) -> bool:

@@ -193,7 +193,7 @@ class _Grouping:
             or product.operands[1].shape[:-3] != (points,)
         ):
             return
-        if winograd_block(winograd_image(op, last), op.attrs["size"], self.machine):
+        if winograd_block(winograd_image(op, last), op.attrs["sizes"], self.machine):
             self._add_epilogue(group)
             self._close(group, "winograd")
 

@@ -36,6 +36,7 @@ from pjit.ir.ops import (
     WinogradWeights,
 )
 from pjit.ir.ops.nn import MERGED_DEPTH, SPATIAL
+from pjit.ir.ops.winograd import Pair
 from pjit.ir.types import f32
 from pjit.passes.context import Context, Pass
 from pjit.passes.cost import (
@@ -96,7 +97,7 @@ class Layout(Pass):
         machine = context.machine
         r = positions(op, convolution(op), machine)
         tile = self._winograd(op, r, context)
-        if tile:
+        if tile is not None:
             columns = self._columns(winograd_product(image(op), tile), context)
             return permuted(b, winograd_conv(op, b, tile, columns), first)
         sizes = convolution(op)
@@ -110,12 +111,12 @@ class Layout(Pass):
         y = packed_conv(wide, b, self._columns(convolution(wide), context))
         return permuted(b, separated(b, y, op, r), first)
 
-    def _winograd(self, op: Conv, r: Positions, context: Context) -> int:
-        """The size of the tiles for a convolution by Winograd's method, or 0; ``r`` positions side
-        by side are the other way.
+    def _winograd(self, op: Conv, r: Positions, context: Context) -> Pair | None:
+        """The tiles for a convolution by Winograd's method, or None; ``r`` positions side by side
+        are the other way.
         """
         if not suits_winograd(op):
-            return 0
+            return None
         planned = image(op)
         sizes = replace(convolution(op), rows=planned.count * planned.height * planned.width)
         direct = product_cycles(beside(op, sizes, r), context.machine)
@@ -160,15 +161,15 @@ def is_depthwise(op: Conv) -> bool:
 
 
 def suits_winograd(op: Conv) -> bool:
-    """Whether a convolution has 3x3 windows of stride 1, or 2 with static sizes, and constant
-    weights, in f32.
+    """Whether a convolution is of images, has stride 1 in both directions, or static sizes, and
+    constant weights, in f32.
     """
     static = all(isinstance(d, int) for d in op.type.shape[2:])
     return (
         op.x.dtype == f32
         and op.groups == 1
-        and tuple(op.w.shape[2:]) == (3, 3)
-        and (tuple(op.strides) == (1, 1) or (tuple(op.strides) == (2, 2) and static))
+        and op.x.tensor.rank == 4
+        and (max(op.strides) == 1 or static)
         and max(op.dilations) == 1
         and all(d != 0 for d in op.type.shape)
         and is_constant(op.w)
@@ -191,7 +192,8 @@ def image(op: Conv) -> Image:
     """The sizes of a convolution that suits Winograd's method."""
     _, out, *sides = op.type.shape
     n = items(op)
-    return planned_image((n, *sides, out), op.w.shape[1], op.strides[0])
+    taps, strides = tuple(op.w.shape[2:]), tuple(op.strides)
+    return planned_image((n, *sides, out), op.w.shape[1], taps, strides)
 
 
 def wide(b: Builder, x: Value) -> Value:
@@ -277,11 +279,11 @@ def planar_conv(op: Conv, b: Builder, nr: int) -> Value:
     return narrow(b, y, op.x)
 
 
-def winograd_conv(op: Conv, b: Builder, tile: int, nr: int) -> Value:
-    """A 3x3 convolution as products at the points of tiles, channels last."""
+def winograd_conv(op: Conv, b: Builder, tile: Pair, nr: int) -> Value:
+    """A convolution as products at the points of tiles of images, channels last."""
     _, out, *sides = op.type.shape
     x = permuted(b, op.x, to_last(4))
-    method = {"size": tile, "stride": op.strides[0]}
+    method = {"sizes": tile, "taps": tuple(op.w.shape[2:]), "strides": tuple(op.strides)}
     v = b(WinogradInput, x, pads=op.pads, **method)
     points, *tiles, channels = v.shape
     v = b(Reshape, v, shape=(points, expr.product(tiles), channels))

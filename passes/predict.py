@@ -17,6 +17,7 @@ from pjit.passes.cost import Image, Product, tile_cycles, weighed, winograd_cycl
 from pjit.passes.schedule import contraction
 
 _MOVES = (ops.Const, ops.Reshape, ops.Broadcast, ops.Yield)
+SIDES = ("down", "across")  # the parts of pairs in a problem
 _PARTS = (ops.Gather, ops.GatherNd, ops.GatherElements, ops.Slice)  # they read some elements only
 
 
@@ -52,7 +53,10 @@ def problem(fused: Fused) -> tuple[tuple[str, Dim], ...]:
             for kind in (ops.WinogradInput, ops.WinogradOutput)
         )
         s = winograd_image(first, last)
-        return (("tile", first.attrs["size"]), *asdict(s).items())
+        pairs = {"size": first.attrs["sizes"], "taps": s.taps, "stride": s.strides}
+        numbers = {k: v for k, v in asdict(s).items() if isinstance(v, int)}
+        sides = {f"{k} {SIDES[i]}": v[i] for k, v in pairs.items() for i in (0, 1)}
+        return (*numbers.items(), *sides.items())
     return ()
 
 
@@ -77,9 +81,12 @@ def predicted_seconds(
     choices = dict(launch.schedule)
     if choices.get("kind") == "tile":
         cycles = _tiles(sizes, choices, weights, machine)
-    elif choices.get("kind") == "winograd":
-        tile = sizes.pop("tile")
-        cycles = winograd_cycles(Image(**sizes), tile, machine)
+    elif choices.get("kind") == "winograd" and "size down" in sizes:  # not in earlier files
+        size, taps, strides = (
+            (sizes.pop(f"{k} {SIDES[0]}"), sizes.pop(f"{k} {SIDES[1]}"))
+            for k in ("size", "taps", "stride")
+        )
+        cycles = winograd_cycles(Image(**sizes, taps=taps, strides=strides), size, machine)
     else:
         limits = Limits.of(machine, threads)
         return max(limits.compute_seconds(flops), limits.memory_seconds(nbytes))

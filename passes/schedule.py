@@ -113,7 +113,7 @@ def winograd_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
         for kind in (ops.WinogradInput, ops.WinogradOutput)
     )
     s = winograd_image(first, last)
-    block = winograd_block(s, first.attrs["size"], machine)
+    block = winograd_block(s, first.attrs["sizes"], machine)
     packed = anchor_of(fused).operands[1]
     nr = packed.shape[-1]
     sizes = Product(block, s.out_channels, s.channels)

@@ -20,13 +20,17 @@ from pjit.ir.ops import (
 from pjit.ir.ops.winograd_rows import Method
 from pjit.ir.target import Machine
 from pjit.ir.types import f32
-from pjit.passes.cost import WINOGRAD_GAIN, Product, product_cycles, transformed_cycles
+from pjit.passes.cost import (
+    WINOGRAD_GAIN,
+    WINOGRAD_SIZES,
+    Product,
+    product_cycles,
+    transformed_cycles,
+)
 from pjit.passes.pattern import is_constant
 from pjit.passes.routes import to_last
 from pjit.passes.transposes import permuted
 from pjit.passes.widen import Positions, beside
-
-SIZES = (2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def rows_of(op: Conv, sizes: Product, r: Positions, machine: Machine) -> Rows | 
         sizes = replace(sizes, rows=expr.product(sides))
     best, found = WINOGRAD_GAIN * product_cycles(beside(op, sizes, r), machine), None
     for at, steps in enumerate(zip(op.w.shape[2:], op.strides, op.dilations, strict=True)):
-        for size in SIZES:
+        for size in WINOGRAD_SIZES:
             choice = Rows(at, Method(size, *steps))
             if choice.method.valid:
                 p, points = choice.product(op, sizes.rows), choice.method.lines.points

@@ -285,7 +285,7 @@ def _problem(s: Step) -> str:
         return batch + f"{p['rows']}x{p['depth']}x{p['cols']}"
     if s.kind == "winograd":
         images = "" if p["count"] == 1 else f"{p['count']} * "
-        stride = "" if p.get("stride", 1) == 1 else f", stride {p['stride']}"
+        stride = "" if p.get("stride down", 1) == 1 else f", stride {p['stride down']}"
         return f"{images}{p['height']}x{p['width']}, {p['channels']} to {p['out_channels']}{stride}"
     return ""
 
@@ -296,8 +296,9 @@ def _choices(s: Step) -> str:
     parts = [s.kind]
     if "mr" in choices:
         parts.append(f"{choices.pop('mr')}x{choices.pop('nr')}")
-    if s.kind == "winograd":
-        parts.append(f"F({(s.problem or {})['tile']})")
+    p = s.problem or {}
+    if s.kind == "winograd" and "size down" in p:
+        parts.append(f"F({p['size down']}x{p['size across']})")
     if "order" in choices:
         parts.append(f"by {choices.pop('order')}")
     parts += [f"{k}={v}" for k, v in choices.items() if not (k == "few" and v == 0)]

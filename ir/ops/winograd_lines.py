@@ -138,6 +138,11 @@ class Lines:
         """How many products there are."""
         return sum(part.count for part in self.parts)
 
+    def valid(self, most: int) -> bool:
+        """Whether there are such transforms, with at most so many points for the even samples."""
+        numbers = self.size >= 2 and self.stride in (1, 2) and self.taps > self.stride
+        return numbers and self.parts[0].count <= min(most, max(PAIRS))
+
     def matrices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``A [size, points]``, ``G [points, taps]`` and ``B [points, extent]`` in f64: the outputs
         for ``d [extent]`` and ``g [taps]`` are ``A @ ((G @ g) * (B @ d))``.

@@ -22,9 +22,10 @@ from pjit.ir.kernel_builder import LineWriter
 from pjit.ir.opdef import attr, operand, same_dim, sample
 from pjit.ir.ops.linalg import PACKED
 from pjit.ir.ops.line import LineOp
-from pjit.ir.ops.winograd_lines import PAIRS, Lines
+from pjit.ir.ops.winograd_lines import Lines
 from pjit.ir.types import TensorType, f32, f64
 
+MOST_POINTS = 8
 _METHOD = "(C1) up to 8 points, taps beyond the stride, stride 1 or 2 without dilation"
 
 
@@ -52,9 +53,8 @@ class Method:
     @property
     def valid(self) -> bool:
         """Whether there are such transforms."""
-        numbers = self.size >= 2 and self.taps > self.stride and self.dilation >= 1
-        steps = self.stride == 1 or (self.stride == 2 and self.dilation == 1)
-        return numbers and steps and all(p.taps == 1 or p.count in PAIRS for p in self.lines.parts)
+        steps = self.dilation >= 1 if self.stride == 1 else self.dilation == 1
+        return steps and self.lines.valid(MOST_POINTS)
 
     def tiles(self, outputs: Dim) -> Dim:
         """How many tiles cover the outputs."""
@@ -64,6 +64,11 @@ class Method:
         """The first output of a tile."""
         apart = self.dilation
         return expr.floordiv(tile, apart) * (apart * self.size) + expr.mod(tile, apart)
+
+    def starts(self, outputs: int) -> np.ndarray:
+        """The first output of each tile."""
+        tiles = np.arange(-(-outputs // (self.size * self.dilation)) * self.dilation)
+        return tiles // self.dilation * (self.dilation * self.size) + tiles % self.dilation
 
     def outputs(self, extent: Dim, pads: Sequence[int]) -> Dim:
         """How many outputs there are."""
@@ -148,8 +153,8 @@ class WinogradRowInput(_RowOp, name="nn.winograd_row_input"):
         """Takes the samples of each tile and multiplies with the matrix of the points."""
         method = Method(size, taps, stride, dilation)
         lines, extent = method.lines, x.shape[axis]
-        tiles = np.arange(method.tiles(method.outputs(extent, pads)))
-        first = np.array([method.first(int(t)) for t in tiles], np.int64)
+        reach = (taps - 1) * dilation
+        first = method.starts((extent + sum(pads) - reach - 1) // stride + 1)
         at = first[:, None] * stride + np.arange(lines.extent) * dilation - pads[0]
         moved = np.moveaxis(x.astype(np.float64), axis, 0)
         inside = ((at >= 0) & (at < extent)).reshape(*at.shape, *[1] * (x.ndim - 1))
@@ -309,11 +314,9 @@ class WinogradRowOutput(_RowOp, name="nn.winograd_row_output"):
         )
         y = np.moveaxis(np.tensordot(a, products, (1, m.ndim - 1)), axis + 1, 1)
         out = np.zeros((extent, *y.shape[2:]), m.dtype)  # y is [size, tiles, ..., O]
-        for tile in range(y.shape[1]):
-            for j in range(size):
-                place = method.first(tile) + j * dilation
-                if place < extent:
-                    out[place] = y[j, tile]
+        for j in range(size):
+            places = method.starts(extent) + j * dilation
+            out[places[places < extent]] = y[j, places < extent]
         return np.ascontiguousarray(np.moveaxis(out, 0, axis))
 
     @property

@@ -1,6 +1,7 @@
 """Winograd convolutions: where they are chosen, how they fuse, how accurate they are."""
 
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
@@ -11,11 +12,18 @@ from rewriting import check_pass, find
 from pjit.backends.llvm.target import machine
 from pjit.ir import interpret, ops, sym, tensor
 from pjit.ir.ops.fused import Fused
+from pjit.ir.ops.winograd import Tiling
 from pjit.ir.target import Machine
 from pjit.ir.types import f32, f64, i64
 from pjit.passes import layout
 from pjit.passes.context import Context
-from pjit.passes.cost import Image, winograd_block, winograd_cycles
+from pjit.passes.cost import (
+    WINOGRAD_TILES,
+    Image,
+    winograd_block,
+    winograd_cycles,
+    winograd_tile,
+)
 from pjit.passes.fuse import Fuse
 from pjit.passes.layout import Layout
 from pjit.passes.manager import run_pipeline
@@ -43,7 +51,7 @@ def large(*, dtype=f32, batch=1, size=28):
 
 def sizes(m):
     """The tile sizes of the convolutions that go by tiles."""
-    return [op.attrs["size"] for op in find(m, "nn.winograd_output")]
+    return [op.attrs["sizes"] for op in find(m, "nn.winograd_output")]
 
 
 def laid_out(build, *types):
@@ -60,7 +68,7 @@ def test_large_convolution_goes_by_tiles(pad, stride):
         [large(size=32 * stride)],
     )
     check_pass(m, Layout().run, Context(WIDE))
-    assert sizes(m) == [4]
+    assert sizes(m) == [(4, 4)]
     assert not find(m, "nn.conv_packed")
 
 
@@ -70,7 +78,7 @@ def test_large_convolution_goes_by_tiles(pad, stride):
         lambda b, x: conv(b, x, weight(b, 128, CHANNELS), stride=3),
         lambda b, x: conv(b, x, weight(b, 128, CHANNELS), dilation=2),
         lambda b, x: conv(b, x, weight(b, 128, CHANNELS // 2), groups=2),
-        lambda b, x: conv(b, x, weight(b, 128, CHANNELS, kernel=5)),
+        lambda b, x: conv(b, x, weight(b, 128, CHANNELS, kernel=7)),
     ],
     ids=["stride 3", "dilated", "grouped", "other kernel"],
 )
@@ -97,9 +105,9 @@ def test_weights_from_memory_favour_smaller_tiles():
     """With few tiles the weights decide: those of size 4 are more than twice as large."""
     few = Image(1, 7, 7, 512, 512)
     slow = Machine("slow", weights_bytes_per_cycle=4.0)
-    assert winograd_cycles(few, 2, slow) < winograd_cycles(few, 4, slow)
+    assert winograd_cycles(few, (2, 2), slow) < winograd_cycles(few, (4, 4), slow)
     many = Image(16, 7, 7, 512, 512)
-    assert winograd_cycles(many, 4, slow) < winograd_cycles(many, 2, slow)
+    assert winograd_cycles(many, (4, 4), slow) < winograd_cycles(many, (2, 2), slow)
 
 
 def residual(b, rows):
@@ -174,10 +182,11 @@ def test_epilogue_at_the_border(extent):
 @pytest.mark.parametrize(
     ("shape", "size", "stride"),
     [
-        ((2, 25, 26, 20), 4, 1),
-        ((1, 21, 13, 33), 2, 1),
-        ((2, 39, 48, 20), 4, 2),
-        ((1, 41, 26, 33), 2, 2),
+        ((2, 25, 26, 20), (4, 4), 1),
+        ((1, 21, 13, 33), (2, 2), 1),
+        ((1, 25, 17, 20), (4, 2), 1),
+        ((2, 39, 48, 20), (4, 4), 2),
+        ((1, 41, 26, 33), (2, 2), 2),
     ],
 )
 def test_blocks_of_tiles(monkeypatch, shape, size, stride):
@@ -198,7 +207,7 @@ def test_blocks_of_tiles(monkeypatch, shape, size, stride):
     (launch,) = find(m, "launch")
     schedule = dict(launch.schedule)
     assert schedule["kind"] == "winograd"
-    tiles = shape[0] * -(-shape[1] // (size * stride)) * -(-shape[2] // (size * stride))
+    tiles = shape[0] * -(-shape[1] // (size[0] * stride)) * -(-shape[2] // (size[1] * stride))
     assert tiles % schedule["block"], "the last block is smaller"
     one, two = (NativeProgram(m, target)(x, threads=n)[0] for n in (1, 2))
     assert close(one, want, 1e-5)
@@ -207,12 +216,12 @@ def test_blocks_of_tiles(monkeypatch, shape, size, stride):
 
 def test_blocks_need_scratch_memory_and_enough_tiles():
     s = Image(1, 112, 112, 64, 64)
-    assert 0 < winograd_block(s, 4, WIDE) < 28 * 28 / 8
-    assert winograd_block(s, 4, replace(WIDE, scratch=0)) == 0
-    assert winograd_block(Image(1, 14, 14, 256, 256), 4, WIDE) == 0, "fits the cache"
-    assert winograd_block(Image(2, 28, 28, 1024, 1024), 4, WIDE) == 0, "weights are larger"
-    blocked = winograd_cycles(s, 4, WIDE)
-    assert blocked < winograd_cycles(s, 4, replace(WIDE, scratch=0))
+    assert 0 < winograd_block(s, (4, 4), WIDE) < 28 * 28 / 8
+    assert winograd_block(s, (4, 4), replace(WIDE, scratch=0)) == 0
+    assert winograd_block(Image(1, 14, 14, 256, 256), (4, 4), WIDE) == 0, "fits the cache"
+    assert winograd_block(Image(2, 28, 28, 1024, 1024), (4, 4), WIDE) == 0, "weights are larger"
+    blocked = winograd_cycles(s, (4, 4), WIDE)
+    assert blocked < winograd_cycles(s, (4, 4), replace(WIDE, scratch=0))
 
 
 def lowered(build, *types):
@@ -244,23 +253,54 @@ def test_lines_that_read_back_stay_alone(reduction, launches):
     assert close(run_kernels(m, x, i, u)[0], want, 1e-6)
 
 
-def error(monkeypatch, size, stride, x, w, want):
-    """Root mean square and largest error of a convolution with tiles of a size, 0 for direct."""
+def error(monkeypatch, size, attrs, x, w, want):
+    """Root mean square and largest error of a convolution with tiles of a size, None for direct."""
     monkeypatch.setattr(layout, "winograd_tile", lambda *_: size)
-    m = graph(lambda b, v: conv(b, v, b.constant(w, f32, "w"), stride), [tensor(f32, *x.shape)])
+    monkeypatch.setattr(layout, "rows_of", lambda *_: None)
+    m = graph(
+        lambda b, v: b(ops.Conv, v, b.constant(w, f32, "w"), **attrs), [tensor(f32, *x.shape)]
+    )
     run_pipeline(m, [*GRAPH, *KERNEL], Context(machine("host")))
     gap = NativeProgram(m, machine("host"))(x)[0] - want
     return np.sqrt(np.mean(gap**2)), np.abs(gap).max()
 
 
 @pytest.mark.parametrize(("extent", "channels"), RESNET)
-@pytest.mark.parametrize("stride", [1, 2])
-def test_error_is_at_most_four_times_the_direct_one(monkeypatch, extent, channels, stride):
+@pytest.mark.parametrize(
+    ("taps", "strides"),
+    [
+        *(((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 2), (1, 1)), ((4, 4), (1, 1))),
+        *(((5, 5), (1, 1)), ((3, 5), (1, 2)), ((2, 3), (1, 1))),
+    ],
+)
+def test_error_is_at_most_four_times_the_direct_one(monkeypatch, extent, channels, taps, strides):
     x = rng.standard_normal((1, channels, extent, extent)).astype(np.float32)
-    w = rng.standard_normal((48, channels, 3, 3)).astype(np.float32)
-    attrs = {"strides": (stride,) * 2, "pads": (1,) * 4, "dilations": (1, 1), "groups": 1}
+    w = rng.standard_normal((16, channels, *taps)).astype(np.float32)
+    attrs = {"strides": strides, "pads": (1,) * 4, "dilations": (1, 1), "groups": 1}
     want = ops.Conv.ref(x.astype(np.float64), w.astype(np.float64), **attrs)
-    direct = error(monkeypatch, 0, stride, x, w, want)
-    for size in (2, 4):
-        found = error(monkeypatch, size, stride, x, w, want)
+    direct = error(monkeypatch, None, attrs, x, w, want)
+    sizes = [s for s in WINOGRAD_TILES if Tiling.of(s, taps, strides).valid]
+    assert sizes
+    for size in sizes:
+        found = error(monkeypatch, size, attrs, x, w, want)
         assert all(f <= 4 * d for f, d in zip(found, direct, strict=True)), (size, found, direct)
+
+
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (2, 1, 0, 2)])
+@pytest.mark.parametrize(
+    ("taps", "strides", "size"),
+    [((3, 3), (1, 1), (4, 2)), ((3, 2), (2, 1), (3, 4)), ((5, 3), (1, 2), (2, 4))],
+)
+def test_windows_that_are_no_squares(monkeypatch, taps, strides, size, pads):
+    attrs = {"strides": strides, "pads": pads, "dilations": (1, 1), "groups": 1}
+    x = rng.standard_normal((2, 20, 15, 13)).astype(np.float32)
+    w = rng.standard_normal((17, 20, *taps)).astype(np.float32)
+    want = ops.Conv.ref(x.astype(np.float64), w.astype(np.float64), **attrs)
+    assert error(monkeypatch, size, attrs, x, w, want)[1] < 1e-3
+
+
+def test_small_images_take_tiles_that_are_no_squares():
+    """7x7 outputs by tiles of 4x2: fewer products than by 2x2, fewer weights than by 4x4."""
+    m = Machine("m", vector_bits=512, flops_per_cycle=32, weights_bytes_per_cycle=9.0)
+    assert sorted(winograd_tile(Image(1, 7, 7, 512, 512), inf, m)) == [2, 4]
+    assert winograd_tile(Image(1, 28, 28, 128, 128), inf, m) == (4, 4)

@@ -13,7 +13,7 @@ from pjit.errors import ExecutionError, InputError
 from pjit.explain import Step
 from pjit.ir.program import Segment
 from pjit.profile import TimedProgram
-from pjit.report import _problem
+from pjit.report import _choices, _problem
 
 MATMUL = """graph @main(%x: f32[N,64], %w: f32[64,48]) -> f32[N,48] {
   %0 = matmul %x, %w : f32[N,48]
@@ -251,9 +251,18 @@ def test_wrong_inputs_and_closed_programs(make) -> None:
         p.report(random(5, 64), W)
 
 
-@pytest.mark.parametrize(("stride", "text"), [(None, ""), (1, ""), (2, ", stride 2")])
+@pytest.mark.parametrize(("stride", "text"), [(1, ""), (2, ", stride 2")])
 def test_a_convolution_in_blocks_of_tiles(stride, text):
-    """Machine code in files of earlier versions has no stride."""
+    sizes = {"count": 1, "height": 56, "width": 56, "channels": 64, "out_channels": 8}
+    for name, n in (("size", 4), ("taps", 3), ("stride", stride)):
+        sizes |= {f"{name} down": n, f"{name} across": n}
+    s = Step("k", "winograd", problem=sizes, schedule={"kind": "winograd", "block": 25})
+    assert _problem(s) == f"56x56, 64 to 8{text}"
+    assert _choices(s) == "winograd F(4x4) kind=winograd block=25"
+
+
+def test_a_convolution_in_blocks_of_a_file_of_an_earlier_version():
     sizes = {"tile": 4, "count": 1, "height": 56, "width": 56, "channels": 64, "out_channels": 8}
-    sizes |= {} if stride is None else {"stride": stride}
-    assert _problem(Step("k", "winograd", problem=sizes)) == f"56x56, 64 to 8{text}"
+    s = Step("k", "winograd", problem=sizes, schedule={"kind": "winograd", "block": 25})
+    assert _problem(s) == "56x56, 64 to 8"
+    assert _choices(s) == "winograd kind=winograd block=25"
