@@ -28,6 +28,7 @@ from pjit.passes.context import Context, Pass
 from pjit.passes.cost import Product, guess, product_cycles
 from pjit.passes.follow import followed
 from pjit.passes.layout import convolution
+from pjit.passes.pattern import is_constant
 
 GAIN = 0.05  # the share of the predicted time that has to be saved
 L3_SHARE = 4  # what an operation reads and writes stays in the last cache up to this part of it
@@ -88,7 +89,8 @@ def reach(module: Module, size: int) -> Region:
             continue
         found = followed(op, dims) if used.isdisjoint(beyond) and not op.regions else None
         by_item = {v for v, place in found[1].items() if place is not None} if found else whole
-        if found is None or not by_item.isdisjoint(whole) or not _splits(op, *found, dims):
+        alike = found is not None and by_item.isdisjoint(whole) and not _has_weights(op, by_item)
+        if found is None or not alike or not _splits(op, *found, dims):
             beyond.update(op.results)
             continue
         whole.update(v for v in op.operands if v not in by_item)
@@ -96,6 +98,14 @@ def reach(module: Module, size: int) -> Region:
         dims[op.result] = found[0]
         inside.append(op)
     return Region(size, inside, dims)
+
+
+def _has_weights(op: Op, by_item: set[Value]) -> bool:
+    """Whether items have constant weights of their own: parts of them would be packed in each call,
+    the whole is packed once.
+    """
+    weights = op.operands[1:2] if isinstance(op, ops.Matmul | ops.Conv) else ()
+    return any(v in by_item and is_constant(v) for v in weights)
 
 
 def _splits(op: Op, at: int, places: dict[Value, int | None], dims: dict[Value, int]) -> bool:

@@ -106,6 +106,18 @@ def test_what_one_operation_needs_whole_is_not_sliced_for_another():
     np.testing.assert_allclose(interpret(module, x, indices)[0], want, rtol=1e-6)
 
 
+def test_weights_that_each_item_has_of_its_own_stay_whole():
+    """They are packed when the module is compiled, not in each call."""
+
+    def build(b, x):
+        return b(ops.Matmul, b(ops.Relu, x), b.constant(array(8, 256, 512)))
+
+    module = graph(build, [tensor(f32, 8, 64, 256)])
+    assert choose(reach(module, 8), MACHINE) == (0, 0)
+    run_pipeline(module, GRAPH, Context(MACHINE))
+    assert not find(module, "pack")
+
+
 def test_free_sizes_beside_the_batch_are_left_alone():
     def build(b, x):
         plain = {"strides": (1, 1), "pads": (0,) * 4, "dilations": (1, 1)}
