@@ -62,10 +62,12 @@ class Machine:
         return lanes
 
     def fmas(self, lanes: int, bits: int) -> float:
-        """Fused multiply-adds of vectors of so many elements that a core does in a cycle: two of
-        narrow ones where it takes wide ones in parts.
+        """Multiply-adds of vectors of so many elements that a core does in a cycle: two of narrow
+        ones where it takes wide ones in parts.
         """
         whole = self.vector_fmas
+        if not self.fma:  # a multiplication and an addition
+            return whole
         return max(whole, min(2.0, whole * self.lanes(bits) / lanes))
 
     @property

@@ -8,7 +8,7 @@ Five kinds of group, formed in this order:
 - ``row``: reductions over trailing dimensions and the elementwise operations around them
   (softmax, LayerNorm): one row is read, reduced and written while it is in cache;
 - ``line``: an operator that writes lines of its result in order, and the elementwise operations
-  that follow on the same elements unless it reads back what it wrote;
+  that follow on the same elements unless it reads back what it wrote, then views that move it;
 - ``winograd``: a convolution by Winograd's method whose intermediate tensors are too large to leave
   the cache, with the elementwise operations that follow;
 - ``loop``: everything else that computes element by element, with its producers pulled in.
@@ -165,14 +165,13 @@ class _Grouping:
         group = [*self._views(anchor), anchor]
         while self._add_epilogue(group) or self._add_moves(group, ops.Reshape):
             pass
-        self._add_moves(group, ops.Reshape, ops.Transpose)
-        while isinstance(group[-1], ops.Reshape):  # the same memory
-            group.pop()
+        self._add_final_moves(group)
         self._close(group, "tile")
 
     def _grow_line(self, op: Op) -> None:
         group = [op]
         self._add_epilogue(group)
+        self._add_final_moves(group)
         self._close(group, "line")
 
     def _grow_winograd(self, op: ops.WinogradInput) -> None:
@@ -264,6 +263,12 @@ class _Grouping:
                 break
             group.append(users[0])
         return len(group) > size
+
+    def _add_final_moves(self, group: list[Op]) -> None:
+        """Adds the moves that nothing follows, but for reshapes, which are the same memory."""
+        self._add_moves(group, ops.Reshape, ops.Transpose)
+        while isinstance(group[-1], ops.Reshape):
+            group.pop()
 
     # Loop and row groups: backward from the result
 

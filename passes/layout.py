@@ -171,6 +171,7 @@ def suits_winograd(op: Conv) -> bool:
         and op.x.tensor.rank == 4
         and (max(op.strides) == 1 or static)
         and max(op.dilations) == 1
+        and min(op.w.shape[2:]) > 1
         and all(d != 0 for d in op.type.shape)
         and is_constant(op.w)
     )

@@ -13,7 +13,7 @@ from pjit.ir.core import Block, Function, Module, Op, Value
 from pjit.ir.expr import Dim
 from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
 from pjit.ir.loops import index_checks, kernel_symbols, kernels, parallel_extent
-from pjit.ir.opdef import OpDef
+from pjit.ir.opdef import Elementwise, OpDef
 from pjit.ir.ops.basic import Const, Return
 from pjit.ir.ops.control import CONTROL, Scan, host_reason
 from pjit.ir.ops.fused import Fused
@@ -251,7 +251,19 @@ def lower_group(
     return build.finish()
 
 
-HEAVY = ("conv_packed", "matmul_packed", "depthwise", "max_pool", "winograd_output")
+def pushed(op: Op, index: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """Where an element at ``index`` is after an operation that moves it, or does not."""
+    return index if isinstance(op, Elementwise | Const) else tuple(op.push(index))  # type: ignore[attr-defined]
+
+
+HEAVY = (
+    "conv_packed",
+    "matmul_packed",
+    "depthwise",
+    "max_pool",
+    "winograd_output",
+    "winograd_row_output",
+)
 
 
 def _label(fused: Fused) -> str:

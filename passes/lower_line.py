@@ -13,7 +13,7 @@ from pjit.ir.opdef import Elementwise
 from pjit.ir.ops.line import LineOp
 from pjit.ir.target import LINE
 from pjit.passes.cost import CACHE_PERIOD
-from pjit.passes.lower import KernelBuild
+from pjit.passes.lower import KernelBuild, pushed
 from pjit.passes.pull import GroupPuller, broadcast_index
 
 ROOM_LANES = 16  # lanes of a vector loop at most, of those whose lines keep values
@@ -22,13 +22,14 @@ ROOM_LANES = 16  # lanes of a vector loop at most, of those whose lines keep val
 def lower_line(k: KernelBuild) -> None:
     """Parallel over the lines; the last dimension is the vector unless it is walked."""
     op = next(o for o in k.fused.body.ops if isinstance(o, LineOp))
-    epilogue = epilogue_of(k, op)
+    epilogue, moves = epilogue_of(k, op), moves_of(k, op)
     lines = op.lines
     last_is_free = bool(lines) and op.type.rank - 1 not in op.walked
     room = room_of(k, op) if last_is_free else None
 
     def one(at: Sequence[Dim]) -> None:
-        writer = Writer(k, op.result, epilogue, vector=k.machine.simd and not last_is_free)
+        vector = k.machine.simd and not last_is_free
+        writer = Writer(k, op.result, epilogue, moves=moves, vector=vector)
         if room is not None:
             writer.room = (room, at[-1])
         op.line(writer, tuple(at))  # type: ignore[attr-defined]
@@ -66,6 +67,12 @@ def epilogue_of(k: KernelBuild, op: Op) -> tuple[Elementwise, ...]:
     return tuple(o for o in body[body.index(op) + 1 :] if isinstance(o, Elementwise))
 
 
+def moves_of(k: KernelBuild, op: Op) -> tuple[Op, ...]:
+    """The operations of the group that only move what follows from an operation, at its end."""
+    after = k.fused.body.ops[k.fused.body.ops.index(op) + 1 : -1]
+    return tuple(o for o in after if not isinstance(o, Elementwise | ops.Const))
+
+
 class Writer(GroupPuller):
     """Implements ``pjit.ir.kernel_builder.LineWriter`` in a kernel.
 
@@ -75,6 +82,7 @@ class Writer(GroupPuller):
         epilogue: Operations that are applied to each element of it.
         store: Puts a finished element where it belongs; by default into the kernel's output.
         vector: Whether loops may be vectors: no loop around is one.
+        moves: Operations that say where a finished element goes.
 
     Attributes:
         room: Memory for what a line keeps, and the index of its lane.
@@ -90,9 +98,11 @@ class Writer(GroupPuller):
         epilogue: Sequence[Elementwise],
         store: Callable[[Value, tuple[Dim, ...]], None] | None = None,
         vector: bool = False,
+        moves: Sequence[Op] = (),
     ) -> None:
         super().__init__(k.b, k.puller.constants, k.puller.given, k.puller.bounds)
-        self.output, self.result, self.epilogue = k.output, result, epilogue
+        self.output, self.result = k.output, result
+        self.epilogue, self.moves = epilogue, moves
         self.store, self.vector = store or self._to_output, vector
         for value, memory in k.memory.items():
             self.given[value] = self.buffer(memory)
@@ -109,6 +119,8 @@ class Writer(GroupPuller):
             with self.b.located(op.loc):
                 value = op.scalar(self.b, *xs, **op.attrs)  # type: ignore[attr-defined]
             elements[op.result] = value
+        for move in self.moves:
+            index = pushed(move, index)
         self.store(value, index)
 
     def _to_output(self, value: Value, index: tuple[Dim, ...]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pjit.ir import expr
-from pjit.ir.core import Op, Value
+from pjit.ir.core import Value
 from pjit.ir.expr import Dim
 from pjit.ir.loops import Tile
 from pjit.ir.opdef import Elementwise
-from pjit.ir.ops.basic import Const
-from pjit.passes.lower import KernelBuild
+from pjit.passes.lower import KernelBuild, pushed
 from pjit.passes.schedule import anchor_of
 from pjit.passes.tile_access import source_index
 
@@ -92,13 +91,8 @@ def _finish(
     ends = [n for n, op in enumerate(after, 1) if isinstance(op, Elementwise)]
     end = ends[-1] if ends else 0  # of what is computed; then it only moves
     for op in after[:end]:
-        index = _pushed(op, index)
+        index = pushed(op, index)
     result = k.puller.read(after[end - 1].results[0] if end else contracted, index)
     for op in after[end:]:
-        index = _pushed(op, index)
+        index = pushed(op, index)
     k.b.store(result, k.output, index)
-
-
-def _pushed(op: Op, index: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    """Where an element at ``index`` is after an operation that moves it, or does not."""
-    return index if isinstance(op, Elementwise | Const) else tuple(op.push(index))  # type: ignore[attr-defined]

@@ -285,8 +285,12 @@ def _problem(s: Step) -> str:
         return batch + f"{p['rows']}x{p['depth']}x{p['cols']}"
     if s.kind == "winograd":
         images = "" if p["count"] == 1 else f"{p['count']} * "
-        stride = "" if p.get("stride down", 1) == 1 else f", stride {p['stride down']}"
-        return f"{images}{p['height']}x{p['width']}, {p['channels']} to {p['out_channels']}{stride}"
+        size = f"{images}{p['height']}x{p['width']}, {p['channels']} to {p['out_channels']}"
+        for name, usual in (("taps", "3x3"), ("stride", "1x1")):
+            pair = f"{p.get(f'{name} down')}x{p.get(f'{name} across')}"
+            if f"{name} down" in p and pair != usual:
+                size += f", {name} {pair}"
+        return size
     return ""
 
 

@@ -66,9 +66,10 @@ class Method:
         return expr.floordiv(tile, apart) * (apart * self.size) + expr.mod(tile, apart)
 
     def starts(self, outputs: int) -> np.ndarray:
-        """The first output of each tile."""
-        tiles = np.arange(-(-outputs // (self.size * self.dilation)) * self.dilation)
-        return tiles // self.dilation * (self.dilation * self.size) + tiles % self.dilation
+        """The first output of each tile, of all that cover the outputs."""
+        count = self.tiles(outputs)
+        assert isinstance(count, int)
+        return np.array([self.first(t) for t in range(count)], np.int64)
 
     def outputs(self, extent: Dim, pads: Sequence[int]) -> Dim:
         """How many outputs there are."""
@@ -165,7 +166,7 @@ class WinogradRowInput(_RowOp, name="nn.winograd_row_input"):
 
     @property
     def walked(self) -> tuple[int, ...]:
-        """The points, which are in the last dimension."""
+        """None: the points are in the last dimension, behind each other."""
         return ()
 
     @property

@@ -23,6 +23,7 @@ import numpy as np
 from pjit.backends.base import backend
 from pjit.errors import ExecutionError, PjitError
 from pjit.ir.call import ERROR_WORD, INTERRUPTED
+from pjit.runtime.threads import is_alone
 
 if TYPE_CHECKING:
     from pjit.runtime.cache import Cache
@@ -71,8 +72,8 @@ class NativeWork:
 
     Args:
         engine: The engine that runs it.
-        finish: Called once when the program is done with the time since when the result is waited
-            for (``perf_counter``), infinite if it is not; returns the error or None.
+        finish: Called once when the program is done, with the time (``perf_counter``) since when a
+            thread that is alone waits for the result, or infinity; returns the error or None.
         keep: What has to stay alive until then.
         words: The context of a program that may run without end, else None.
     """
@@ -97,7 +98,8 @@ class NativeWork:
     def wait(self) -> None:
         """Returns when the call has ended; raises its error."""
         if not self.finished:
-            self._awaited = min(self._awaited, perf_counter())
+            if is_alone():
+                self._awaited = min(self._awaited, perf_counter())
             self.engine.settle(self)
         if self.error is not None:
             raise self.error.with_traceback(None)

@@ -3,7 +3,8 @@
 A call runs on the thread of the caller, with or without the help of the workers, or on the workers
 while the caller goes on. To hand over a short call takes longer than the caller gains by it, and so
 does to copy large arrays for a call that does little with them. A caller that waited for the last
-results as soon as it had called gains nothing at all. The results do not depend on the choice.
+results as soon as it had called gains nothing at all as long as it does. The results do not depend
+on the choice.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ HELP_SECONDS = 10e-6  # calls that take less on one thread are not shared with t
 TRIALS = 4  # calls that are timed each way; the fastest counts
 PROOFS = 8  # short calls in a row after which a plan counts as short though the data decide
 FIRST_PERIOD, LAST_PERIOD = 30, 960  # calls between two comparisons; each time twice as many
+WAITED_PERIOD = 30  # calls after which it is seen whether a caller still waits
 
 
 class Pace:
@@ -80,7 +82,7 @@ class Pace:
         Args:
             seconds: The time until its end was noticed.
             copying: The time that it took to copy its arrays before.
-            waited: Whether the only thread there is waited for it meanwhile.
+            waited: Whether a thread that is alone waited for it meanwhile.
         """
         if self.inline:
             return
@@ -126,5 +128,8 @@ class Pace:
                 return
         if min(self._alone, self._best) >= self._limit:
             self._hand_over()
-        self.helped, self._rest = self._best < self._alone, self._period
-        self._period = min(2 * self._period, LAST_PERIOD)
+        self.helped = self._best < self._alone
+        if self.patient:
+            self._rest = WAITED_PERIOD
+            return
+        self._rest, self._period = self._period, min(2 * self._period, LAST_PERIOD)

@@ -240,8 +240,10 @@ class Runnable:
             return None
         plan, bind = direct
         engine = self.engine
+        if not _runs_here(plan.pace):
+            return None
         with engine.lock:
-            if not (_runs_here(plan.pace) and engine.idle()) or self._native is None:
+            if not (plan.pace.inline and engine.idle()) or self._native is None:
                 return None
             frame, made = self._frame(plan)
             if not bind(args, frame.address):
@@ -402,8 +404,7 @@ class Runnable:
         """Ends a call of the queue: takes its context back and returns its error."""
         began, passed = times
         seconds = perf_counter() - passed
-        waited = awaited - passed <= SOON * seconds and is_alone()
-        plan.pace.queued(seconds, passed - began, waited)
+        plan.pace.queued(seconds, passed - began, awaited - passed <= SOON * seconds)
         code = frame.words[ERROR_WORD]
         plan.give(frame)
         if code:

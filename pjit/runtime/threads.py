@@ -8,6 +8,7 @@ is never changed.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -35,7 +36,12 @@ def thread_count(environ: Mapping[str, str] = os.environ, root: Path = Path("/")
 
 
 def is_alone() -> bool:
-    """Whether Python has one thread beside those of pjit."""
+    """Whether nothing else would run in Python while this thread waits: it has no event loop, and
+    there are no threads but those of pjit. Takes a lock of ``threading``: hold none of pjit's.
+    """
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return False
     return sum(not t.name.startswith(OWN) for t in threading.enumerate()) == 1
 
 

@@ -240,6 +240,21 @@ def test_elementwise_operations_join_a_line():
     assert close(NativeProgram(m, machine("host"))(x, y)[0], want, 1e-6)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_moves_join_a_line(axis):
+    def build(b, x):
+        y = b(ops.Transpose, b(ops.Neg, b(ops.Cumsum, x, axis=axis)), perm=(1, 0, 2))
+        return b(ops.Transpose, b(ops.Reshape, y, shape=(7, 5, 2, 10)), perm=(0, 2, 1, 3))
+
+    m = lowered(build, tensor(f32, 5, 7, 20))
+    assert len(find(m, "launch")) == 1
+    x = rng.standard_normal((5, 7, 20)).astype("f4")
+    y = -np.cumsum(x, axis, dtype="f4").transpose(1, 0, 2)
+    want = y.reshape(7, 5, 2, 10).transpose(0, 2, 1, 3)
+    assert close(run_kernels(m, x)[0], want, 1e-6)
+    assert close(NativeProgram(m, machine("host"))(x)[0], want, 1e-6)
+
+
 @pytest.mark.parametrize(("reduction", "launches"), [("none", 1), ("add", 2)])
 def test_lines_that_read_back_stay_alone(reduction, launches):
     def build(b, x, i, u):

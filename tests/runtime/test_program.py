@@ -102,7 +102,8 @@ def test_a_caller_that_waits_runs_its_calls_unless_others_may_call(make, monkeyp
     monkeypatch.setattr(pace, "INLINE_SECONDS", 0.0)  # no call is short
     monkeypatch.setattr("pjit.runtime.program.SOON", 1.0)
     others = []
-    monkeypatch.setattr("pjit.runtime.program.is_alone", lambda: not others)
+    for module in ("engine", "program"):
+        monkeypatch.setattr(f"pjit.runtime.{module}.is_alone", lambda: not others)
     p, x = make(SOFTMAX_CHAIN, threads=2), random(64, 64)
     (expected,) = make(SOFTMAX_CHAIN, threads=1)([x])
     queued = []
@@ -123,7 +124,8 @@ def test_a_caller_that_waits_runs_its_calls_unless_others_may_call(make, monkeyp
 
 def test_a_caller_that_does_not_wait_leaves_its_calls_to_the_workers(make, monkeypatch) -> None:
     monkeypatch.setattr(pace, "INLINE_SECONDS", 0.0)
-    monkeypatch.setattr("pjit.runtime.program.is_alone", lambda: True)
+    for module in ("engine", "program"):
+        monkeypatch.setattr(f"pjit.runtime.{module}.is_alone", lambda: True)
     p, x = make(SOFTMAX_CHAIN, threads=2), random(64, 64)
     for _ in range(2 * pace.WAITS):
         first, second = p([x])[0], p([x])[0]

@@ -251,14 +251,21 @@ def test_wrong_inputs_and_closed_programs(make) -> None:
         p.report(random(5, 64), W)
 
 
-@pytest.mark.parametrize(("stride", "text"), [(1, ""), (2, ", stride 2")])
-def test_a_convolution_in_blocks_of_tiles(stride, text):
+@pytest.mark.parametrize(
+    ("taps", "strides", "text"),
+    [
+        ((3, 3), (1, 1), ""),
+        ((3, 3), (2, 2), ", stride 2x2"),
+        ((5, 3), (1, 2), ", taps 5x3, stride 1x2"),
+    ],
+)
+def test_a_convolution_in_blocks_of_tiles(taps, strides, text):
     sizes = {"count": 1, "height": 56, "width": 56, "channels": 64, "out_channels": 8}
-    for name, n in (("size", 4), ("taps", 3), ("stride", stride)):
-        sizes |= {f"{name} down": n, f"{name} across": n}
+    for name, pair in (("size", (4, 2)), ("taps", taps), ("stride", strides)):
+        sizes |= {f"{name} down": pair[0], f"{name} across": pair[1]}
     s = Step("k", "winograd", problem=sizes, schedule={"kind": "winograd", "block": 25})
     assert _problem(s) == f"56x56, 64 to 8{text}"
-    assert _choices(s) == "winograd F(4x4) kind=winograd block=25"
+    assert _choices(s) == "winograd F(4x2) kind=winograd block=25"
 
 
 def test_a_convolution_in_blocks_of_a_file_of_an_earlier_version():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from pathlib import Path
@@ -144,3 +145,14 @@ def test_hardware_threads_of_a_core_count_once(tmp_path: Path) -> None:
 def test_own_threads_are_no_others(monkeypatch, names: list[str], alone: bool) -> None:
     monkeypatch.setattr(threading, "enumerate", lambda: [threading.Thread(name=n) for n in names])
     assert is_alone() == alone
+
+
+def test_a_thread_with_an_event_loop_has_more_to_do(monkeypatch) -> None:
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
+
+    async def ask() -> bool:
+        return is_alone()
+
+    assert is_alone()
+    assert not asyncio.run(ask())
+    assert is_alone()
