@@ -16,10 +16,11 @@ from pjit.ir.ops.winograd_rows import Method
 from pjit.ir.target import Machine
 from pjit.ir.types import f16, f32, f64
 from pjit.passes import layout
+from pjit.passes.batch import reach, split
 from pjit.passes.context import Context
 from pjit.passes.layout import Layout
 from pjit.passes.manager import run_pipeline
-from pjit.passes.pipelines import GRAPH, KERNEL
+from pjit.passes.pipelines import GRAPH, KERNEL, LAYOUT
 from pjit.passes.snapshot import clone
 from pjit.passes.winograd_rows import Rows
 
@@ -153,6 +154,22 @@ def test_a_free_batch() -> None:
         x = rng.standard_normal((n, 128, 200)).astype(np.float32)
         (want,) = interpret(kept, x)
         assert close(program(x)[0], want, 1e-4)
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_batch_in_parts_has_the_same_bits(part: int) -> None:
+    case, results = Case((4, 128, 61), 128, (3,)), []
+    x = rng.standard_normal(case.x).astype(np.float32)
+    for splits in (False, True):
+        m = case.graph()
+        if splits:
+            region = reach(m, 4)
+            split(m, region.until(len(region.ops)), part)
+            assert find(m, "scan")
+        run_pipeline(m, [*LAYOUT, *KERNEL], Context(machine("host")))
+        assert any("winograd_row" in o.kernel for o in m.main.walk() if isinstance(o, ops.Launch))
+        results.append(NativeProgram(m, machine("host"))(x)[0].tobytes())
+    assert results[0] == results[1]
 
 
 def error(monkeypatch, case: Case, choice: Rows | None, x, want) -> np.ndarray:
