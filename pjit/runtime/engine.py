@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 import weakref
 from collections import deque
@@ -23,12 +24,12 @@ import numpy as np
 from pjit.backends.base import backend
 from pjit.errors import ExecutionError, PjitError
 from pjit.ir.call import ERROR_WORD, INTERRUPTED
-from pjit.runtime.threads import is_alone
 
 if TYPE_CHECKING:
     from pjit.runtime.cache import Cache
 
 CAPACITY = 256  # calls of the dispatcher that may be outstanding
+SHARED = 1000  # calls after that of another thread for which the engine counts as shared
 
 
 class Pool(Protocol):
@@ -73,7 +74,8 @@ class NativeWork:
     Args:
         engine: The engine that runs it.
         finish: Called once when the program is done, with the time (``perf_counter``) since when a
-            thread that is alone waits for the result, or infinity; returns the error or None.
+            thread waits for the result that has nothing else to do, or infinity; returns the error
+            or None.
         keep: What has to stay alive until then.
         words: The context of a program that may run without end, else None.
     """
@@ -98,7 +100,7 @@ class NativeWork:
     def wait(self) -> None:
         """Returns when the call has ended; raises its error."""
         if not self.finished:
-            if is_alone():
+            if self.engine.may_block():
                 self._awaited = min(self._awaited, perf_counter())
             self.engine.settle(self)
         if self.error is not None:
@@ -216,6 +218,8 @@ class Engine:
         self._running: deque[NativeWork] = deque()  # in the order of their tickets
         self._dispatcher = _Dispatcher()
         self._at_exit: weakref.finalize | None = None
+        self._caller: int | None = None  # the thread that called last
+        self._shared = 0
         # Whether the thread with the lock runs a native program: a signal handler may see it.
         self.inside = False
         _engines.add(self)
@@ -224,6 +228,24 @@ class Engine:
     def threads(self) -> int:
         """The number of worker threads."""
         return self.pool.n_threads
+
+    def called(self) -> None:
+        """Takes note of a call, before the lock is taken: a thread that runs programs by itself has
+        to learn that others want to call.
+        """
+        caller = threading.get_ident()
+        if caller == self._caller:
+            self._shared -= self._shared > 0
+        else:
+            self._shared = 0 if self._caller is None else SHARED
+            self._caller = caller
+
+    def may_block(self) -> bool:
+        """Whether nothing has to wait while a call runs on this thread: no other thread called of
+        late, and this one has no event loop.
+        """
+        asyncio = sys.modules.get("asyncio")
+        return not self._shared and (asyncio is None or asyncio._get_running_loop() is None)
 
     def submit(self, work: NativeWork, entry: int, ctx: int) -> None:
         """Queues a native program and returns at once, unless the queue of the pool is full."""

@@ -28,7 +28,6 @@ from pjit.runtime.memory import address_of, allocate, no_memory
 from pjit.runtime.pace import SOON, Pace
 from pjit.runtime.plan import Arena, Frame, Layout, Plan, estimated_seconds, sizes_of
 from pjit.runtime.signature import Signature, Spec
-from pjit.runtime.threads import is_alone
 
 MAX_PLANS = 64
 MAX_PLAN_BYTES = 16 << 20
@@ -152,7 +151,8 @@ class Runnable:
         key = tuple([v.shape for v in values])
         plan = self._plans.get(key) or self._new_plan(key)
         self._clock = plan.stamp = self._clock + 1
-        if _runs_here(plan.pace) and not pending:
+        self.engine.called()
+        if self._runs_here(plan.pace) and not pending:
             results = self._call_inline(plan, args, values)
             if results is not None:
                 self._prepare(plan, args)
@@ -178,6 +178,10 @@ class Runnable:
             code = self._run(plan, frame)
         del inputs  # alive until here
         return self._arrays(plan, made, args, values, self._failed(code) if code else None)
+
+    def _runs_here(self, pace: Pace) -> bool:
+        """Whether a call runs on this thread, if nothing else is running."""
+        return pace.inline and (not pace.patient or self.engine.may_block())
 
     def _run(self, plan: Plan, frame: Frame) -> int:
         """Runs a program on this thread; its error code. The context is given back."""
@@ -240,8 +244,9 @@ class Runnable:
             return None
         plan, bind = direct
         engine = self.engine
-        if not _runs_here(plan.pace):
-            return None
+        if not self._runs_here(plan.pace):
+            return None  # and takes note of the call there
+        engine.called()
         with engine.lock:
             if not (plan.pace.inline and engine.idle()) or self._native is None:
                 return None
@@ -551,11 +556,6 @@ class Runnable:
             expected=listing(list(map(str, self.inputs))),
             got=f"{n} arrays",
         )
-
-
-def _runs_here(pace: Pace) -> bool:
-    """Whether a call runs on this thread, if nothing else is running."""
-    return pace.inline and (not pace.patient or is_alone())
 
 
 def _copy(a: np.ndarray) -> np.ndarray:

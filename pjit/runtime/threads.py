@@ -1,4 +1,4 @@
-"""How many threads a program runs on, and whether others call.
+"""How many threads a program runs on.
 
 The count follows from ``PJIT_NUM_THREADS`` or else from what the process may use: the CPUs of its
 affinity mask, one per physical core, and the CPU quota of its control group. The affinity itself
@@ -8,13 +8,10 @@ is never changed.
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 VARIABLE = "PJIT_NUM_THREADS"
-OWN = "pjit-"  # how the names of pjit's own threads begin
 
 
 def thread_count(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
@@ -33,16 +30,6 @@ def thread_count(environ: Mapping[str, str] = os.environ, root: Path = Path("/")
     cores = core_count(allowed_cpus(), root)
     quota = cpu_quota(root)
     return cores if quota is None else min(cores, quota)
-
-
-def is_alone() -> bool:
-    """Whether nothing else would run in Python while this thread waits: it has no event loop, and
-    there are no threads but those of pjit. Takes a lock of ``threading``: hold none of pjit's.
-    """
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
-        return False
-    return sum(not t.name.startswith(OWN) for t in threading.enumerate()) == 1
 
 
 def parse_count(setting: str) -> int:

@@ -98,14 +98,18 @@ def test_the_workers_may_help_the_caller(make, monkeypatch, helped: bool) -> Non
     assert len(helps) == (20 if helped else 0)
 
 
-def test_a_caller_that_waits_runs_its_calls_unless_others_may_call(make, monkeypatch) -> None:
-    monkeypatch.setattr(pace, "INLINE_SECONDS", 0.0)  # no call is short
+@pytest.fixture
+def patient(make, monkeypatch):
+    """A program none of whose calls is short, what it is called with, and how many calls of those
+    that are made by ``call`` went to the workers.
+    """
+    monkeypatch.setattr(pace, "INLINE_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "COPIES", 0.0)
     monkeypatch.setattr("pjit.runtime.program.SOON", 1.0)
-    others = []
-    for module in ("engine", "program"):
-        monkeypatch.setattr(f"pjit.runtime.{module}.is_alone", lambda: not others)
     p, x = make(SOFTMAX_CHAIN, threads=2), random(64, 64)
     (expected,) = make(SOFTMAX_CHAIN, threads=1)([x])
+    monkeypatch.setattr(p.engine, "_caller", None)
+    monkeypatch.setattr(p.engine, "_shared", 0)
     queued = []
     submit = p.engine.submit
     monkeypatch.setattr(p.engine, "submit", lambda *a: (queued.append(1), submit(*a)))
@@ -115,18 +119,34 @@ def test_a_caller_that_waits_runs_its_calls_unless_others_may_call(make, monkeyp
         np.testing.assert_array_equal(np.asarray(p([x])[0]), expected)
         return len(queued) - before
 
+    return p, x, call
+
+
+def test_a_caller_that_waits_runs_its_calls_unless_others_call(patient, monkeypatch) -> None:
+    _, _, call = patient
+    monkeypatch.setattr("pjit.runtime.engine.SHARED", 5)
     assert [call() for _ in range(pace.WAITS + 5)] == [1] * pace.WAITS + [0] * 5
-    others.append(1)
-    assert [call() for _ in range(3)] == [1] * 3
-    others.clear()
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert [call() for _ in range(10)] == [1] * 5 + [0] * 5
+
+
+def test_a_caller_with_an_event_loop_leaves_its_calls_to_the_workers(patient) -> None:
+    p, x, call = patient
+    assert [call() for _ in range(pace.WAITS + 1)] == [1] * pace.WAITS + [0]
+
+    async def calls() -> list[int]:
+        for _ in range(2 * pace.WAITS):
+            await p([x])[0]
+        return [call() for _ in range(pace.WAITS + 3)]
+
+    assert asyncio.run(calls()) == [1] * (pace.WAITS + 3)
     assert call() == 0
 
 
-def test_a_caller_that_does_not_wait_leaves_its_calls_to_the_workers(make, monkeypatch) -> None:
-    monkeypatch.setattr(pace, "INLINE_SECONDS", 0.0)
-    for module in ("engine", "program"):
-        monkeypatch.setattr(f"pjit.runtime.{module}.is_alone", lambda: True)
-    p, x = make(SOFTMAX_CHAIN, threads=2), random(64, 64)
+def test_a_caller_that_does_not_wait_leaves_its_calls_to_the_workers(patient) -> None:
+    p, x, _ = patient
     for _ in range(2 * pace.WAITS):
         first, second = p([x])[0], p([x])[0]
         np.testing.assert_array_equal(np.asarray(second), np.asarray(first))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from pjit.runtime.threads import (
     allowed_cpus,
     core_count,
     cpu_quota,
-    is_alone,
     parse_count,
     thread_count,
 )
@@ -132,27 +129,3 @@ def test_hardware_threads_of_a_core_count_once(tmp_path: Path) -> None:
     assert core_count({0, 4}, root) == 1
     assert core_count({0, 1}, root) == 2
     assert core_count({0, 4, 9}, root) == 2, "cpu9 has no topology file"
-
-
-@pytest.mark.parametrize(
-    ("names", "alone"),
-    [
-        (["MainThread"], True),
-        (["MainThread", "pjit-worker-0", "pjit-dispatcher"], True),
-        (["MainThread", "pjit-worker-0", "Thread-1"], False),
-    ],
-)
-def test_own_threads_are_no_others(monkeypatch, names: list[str], alone: bool) -> None:
-    monkeypatch.setattr(threading, "enumerate", lambda: [threading.Thread(name=n) for n in names])
-    assert is_alone() == alone
-
-
-def test_a_thread_with_an_event_loop_has_more_to_do(monkeypatch) -> None:
-    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
-
-    async def ask() -> bool:
-        return is_alone()
-
-    assert is_alone()
-    assert not asyncio.run(ask())
-    assert is_alone()
