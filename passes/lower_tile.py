@@ -20,8 +20,8 @@ def lower_tile(k: KernelBuild) -> None:
     """Parallel over the batch, chunks of row tiles and column blocks; in a chunk one tile after
     the other, or the smaller tiles of ``few`` rows when the call has too few rows for one.
 
-    By rows, a chunk's rows of A stay in the L2 cache while the column blocks pass; by columns, a
-    column block of B stays there while all chunks pass.
+    By rows, a chunk's rows of A stay in the L2 cache while the column blocks pass, of one item of
+    the batch or of all groups; by columns, a column block of B stays there while all chunks pass.
     """
     anchor = anchor_of(k.fused)
     tile: Tile = anchor.tile()  # type: ignore[attr-defined]
@@ -32,12 +32,16 @@ def lower_tile(k: KernelBuild) -> None:
     while a_source not in k.memory:
         assert a_source.op is not None
         a_source = a_source.op.operands[0]
-    n, by_rows = len(tile.batch), k.fused.choice("order") == "rows"
+    n, order = len(tile.batch), k.fused.choice("order")
+    by_rows = order != "columns"
     sharing = chunk if by_rows else tiles if isinstance(tiles, int) else MANY_TILES
 
     def body(i: Sequence[Dim]) -> None:
-        batch = i[:n]
-        part, block = (i[n], i[n + 1]) if by_rows else (i[n + 1], i[n])
+        if order == "rows of groups":
+            part, *batch, block = i
+        else:
+            batch = i[:n]
+            part, block = (i[n], i[n + 1]) if by_rows else (i[n + 1], i[n])
         count = expr.minimum(chunk, tiles - part * chunk) if chunk != tiles else tiles
 
         def one(t: Dim, mr: int) -> None:
@@ -70,8 +74,13 @@ def lower_tile(k: KernelBuild) -> None:
         else:
             k.b.loop(0, count, lambda t: one(t, mr))
 
-    grid = [expr.ceildiv(tiles, chunk), blocks]
-    k.parallel([*tile.batch, *(grid if by_rows else grid[::-1])], body)
+    chunks = expr.ceildiv(tiles, chunk)
+    orders = {
+        "rows": [*tile.batch, chunks, blocks],
+        "columns": [*tile.batch, blocks, chunks],
+        "rows of groups": [chunks, *tile.batch, blocks],
+    }
+    k.parallel(orders[order], body)
 
 
 def _finish(

@@ -91,10 +91,23 @@ def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     _, sizes = contraction(fused)
     mr = -tile_rows(sizes, nr, machine)[1]
     order, chunk = tile_order(sizes, mr, nr, machine)
+    if order == "rows" and shares_rows(anchor_of(fused), machine):
+        order = "rows of groups"
     few = 0
     if not isinstance(sizes.rows, int) and not sizes.scattered:
         few = few_rows(nr // machine.filled(nr, sizes.bits), mr)
     return {"mr": mr, "nr": nr, "order": order, "chunk": chunk, "few": few}
+
+
+def shares_rows(anchor: Op, machine: Machine) -> bool:
+    """Whether a contraction has groups that read, and write, parts of the same rows, and whose
+    weights stay in L2 together: then each of several threads makes all groups of its rows. What is
+    before and after, which is made row by row, is in its caches.
+    """
+    if not isinstance(anchor, ops.ConvPacked) or anchor.groups == 1 or machine.threads == 1:
+        return False
+    weights = anchor.operands[1].tensor
+    return guess(weights.size) * weights.dtype.itemsize <= machine.l2 // 2
 
 
 def few_rows(nv: int, mr: int) -> int:

@@ -15,7 +15,7 @@ from pjit.ir import interpret, ops, sym, tensor
 from pjit.ir.ops.winograd_rows import Method
 from pjit.ir.target import Machine
 from pjit.ir.types import f16, f32, f64
-from pjit.passes import layout
+from pjit.passes import layout, schedule
 from pjit.passes.batch import reach, split
 from pjit.passes.context import Context
 from pjit.passes.layout import Layout
@@ -142,6 +142,23 @@ def test_values(monkeypatch, case: Case, at: int, size: int) -> None:
     one, two = (program(x, threads=n)[0] for n in (1, 2))
     assert close(one, want, 1e-4)
     assert one.tobytes() == two.tobytes()
+
+
+def test_threads_make_all_groups_of_their_rows(monkeypatch) -> None:
+    monkeypatch.setattr(schedule, "tile_order", lambda *_: ("rows", 2))
+    case = Case((2, 32, 150), 48, (3,))
+    x = rng.standard_normal(case.x).astype(np.float32)
+    (want,) = interpret(case.graph(), x)
+    results = []
+    for threads, order in ((1, "rows"), (2, "rows of groups")):
+        m, target = case.graph(), machine("host", threads)
+        run_pipeline(m, [*GRAPH, *KERNEL], Context(target))
+        orders = [dict(o.schedule).get("order") for o in find(m, "launch")]
+        assert [o for o in orders if o] == [order]
+        (y,) = NativeProgram(m, target)(x, threads=threads)
+        assert close(y, want, 1e-4)
+        results.append(y.tobytes())
+    assert results[0] == results[1]
 
 
 def test_a_free_batch() -> None:
