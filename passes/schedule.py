@@ -20,6 +20,7 @@ PARALLEL_TARGET = 64  # iterations of a parallel nest beyond which it is not spl
 MIN_WORK = 30_000  # element operations that are worth a second thread
 TILE_CHUNK = 4  # row tiles that one parallel iteration makes at most
 LONG_CHUNK = 32  # the same where its rows stay in a cache
+SPREAD = 2 * TILE_CHUNK  # row tiles for each thread from which on threads share out the rows
 CHUNK = 4096  # elements of a flat loop that one parallel iteration handles
 
 
@@ -141,11 +142,15 @@ def tile_order(p: Product, mr: int, nr: int, machine: Machine) -> tuple[str, int
     pass; then B, which may come from memory, comes once.
 
     Rows that fit into the cache pass, and else a B that does. Where neither does, iterations have
-    as many rows as do, if reading B for each takes less than all rows for each column block.
+    as many rows as do, if reading B for each takes less than all rows for each column block. Where
+    both do, several threads share out the rows: what they read is then mostly what they made.
     """
     row = guess(p.depth) * p.bits // 8
     a, b = guess(p.rows) * row, guess(p.cols) * row
     tiles = -(-guess(p.rows) // mr)
+    shared_out = machine.threads > 1 and isinstance(p.rows, int)
+    if shared_out and max(a, b) <= machine.l2 // 2 and tiles >= SPREAD * machine.threads:
+        return "rows", TILE_CHUNK
     if b <= machine.l2 // 2 < a:
         shared = tiles // 64 if isinstance(p.rows, int) else TILE_CHUNK
         return "rows", max(1, min(shared, TILE_CHUNK))

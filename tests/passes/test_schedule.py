@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pjit.ir import sym
@@ -34,6 +36,13 @@ def test_rows_that_fit_into_the_cache_pass_for_each_column_block():
 def test_where_both_fit_the_right_operand_is_read_once():
     """It may be one of many that do not fit together, each of which comes from memory."""
     assert order(49, 256, 256)[0] == "columns"
+
+
+def test_threads_share_out_rows_where_both_fit():
+    p = Product(196, 384, 64)
+    assert tile_order(p, MR, NR, MACHINE)[0] == "columns"
+    assert tile_order(p, MR, NR, replace(MACHINE, threads=2)) == ("rows", TILE_CHUNK)
+    assert tile_order(p, MR, NR, replace(MACHINE, threads=16))[0] == "columns", "too few rows"
 
 
 def test_of_two_large_operands_rows_stay_that_fit():
