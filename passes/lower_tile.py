@@ -32,16 +32,16 @@ def lower_tile(k: KernelBuild) -> None:
     while a_source not in k.memory:
         assert a_source.op is not None
         a_source = a_source.op.operands[0]
-    n, order = len(tile.batch), k.fused.choice("order")
-    by_rows = order != "columns"
-    sharing = chunk if by_rows else tiles if isinstance(tiles, int) else MANY_TILES
+    order = k.fused.choice("order")
+    sharing = chunk if order != "columns" else tiles if isinstance(tiles, int) else MANY_TILES
 
     def body(i: Sequence[Dim]) -> None:
         if order == "rows of groups":
             part, *batch, block = i
+        elif order == "rows":
+            *batch, part, block = i
         else:
-            batch = i[:n]
-            part, block = (i[n], i[n + 1]) if by_rows else (i[n + 1], i[n])
+            *batch, block, part = i
         count = expr.minimum(chunk, tiles - part * chunk) if chunk != tiles else tiles
 
         def one(t: Dim, mr: int) -> None:
