@@ -34,7 +34,7 @@ class Pace:
 
     Attributes:
         inline: Whether calls run on the thread of the caller.
-        patient: Whether they do because it would wait; other threads could not call meanwhile.
+        patient: Whether they do because it would wait; other threads that call would wait too.
         helped: Whether workers help it.
     """
 
@@ -82,7 +82,7 @@ class Pace:
         Args:
             seconds: The time until its end was noticed.
             copying: The time that it took to copy its arrays before.
-            waited: Whether a thread that is alone waited for it meanwhile.
+            waited: Whether the caller waited for it from the start and had nothing else to do.
         """
         if self.inline:
             return
