@@ -95,12 +95,12 @@ class Layout(Pass):
         if is_depthwise(op):
             return permuted(b, depthwise(op, b), first)
         machine = context.machine
-        r = positions(op, convolution(op), machine)
+        sizes = convolution(op)
+        r = positions(op, sizes, machine)
         tile = self._winograd(op, r, context)
         if tile is not None:
             columns = self._columns(winograd_product(image(op), tile), context)
             return permuted(b, winograd_conv(op, b, tile, columns), first)
-        sizes = convolution(op)
         rows = rows_of(op, sizes, r, machine)
         if rows is not None:
             columns = self._columns(rows.product(op, sizes.rows), context)

@@ -68,6 +68,8 @@ class TileEmitter:
         self.a_type, self.b_type = op.a.type, op.b.type
         self.dtype = op.b.dtype
         self.lanes = e.machine.filled(op.nr, self.dtype.bits)
+        if self.lanes == 1:
+            raise IRError("the columns of a tile fill vectors of two at least", got=f"nr={op.nr}")
         self.vectors = op.nr // self.lanes
         self.total = expr.product(op.rows)
         self.mr = min(op.mr, self.total) if isinstance(self.total, int) else op.mr

@@ -65,7 +65,7 @@ class Method:
         apart = self.dilation
         return expr.floordiv(tile, apart) * (apart * self.size) + expr.mod(tile, apart)
 
-    def starts(self, outputs: int) -> np.ndarray:
+    def starts(self, outputs: Dim) -> np.ndarray:
         """The first output of each tile, of all that cover the outputs."""
         count = self.tiles(outputs)
         assert isinstance(count, int)
@@ -77,8 +77,8 @@ class Method:
         return expr.floordiv(extent + sum(pads) - reach - 1, self.stride) + 1
 
 
-def _method(size: int, taps: int, stride: int, dilation: int) -> Method:
-    method = Method(size, taps, stride, dilation)
+def _method(**numbers: int) -> Method:
+    method = Method(**numbers)
     require(method.valid, _METHOD, got=method)
     return method
 
@@ -120,18 +120,9 @@ class WinogradRowInput(_RowOp, name="nn.winograd_row_input"):
     __slots__ = ()
 
     @staticmethod
-    def infer(
-        x: TensorType,
-        *,
-        size: int,
-        taps: int,
-        stride: int,
-        dilation: int,
-        axis: int,
-        pads: tuple[int, ...],
-    ) -> TensorType:
+    def infer(x: TensorType, *, axis: int, pads: tuple[int, ...], **numbers: int) -> TensorType:
         """``[..., tiles, ..., points*C]``."""
-        method = _method(size, taps, stride, dilation)
+        method = _method(**numbers)
         require(0 < axis < x.rank - 1, "(C2) axis is a dimension in the middle of x", got=axis)
         require(len(pads) == 2 and min(pads) >= 0, "(C3) pads has two entries", got=pads)
         outputs, channels = method.outputs(x.shape[axis], pads), x.shape[-1]
@@ -141,22 +132,12 @@ class WinogradRowInput(_RowOp, name="nn.winograd_row_input"):
         return x.with_shape(_replaced(x.shape, axis, tiles, points * channels))
 
     @staticmethod
-    def ref(
-        x: np.ndarray,
-        *,
-        size: int,
-        taps: int,
-        stride: int,
-        dilation: int,
-        axis: int,
-        pads: tuple[int, ...],
-    ) -> np.ndarray:
+    def ref(x: np.ndarray, *, axis: int, pads: tuple[int, ...], **numbers: int) -> np.ndarray:
         """Takes the samples of each tile and multiplies with the matrix of the points."""
-        method = Method(size, taps, stride, dilation)
+        method = Method(**numbers)
         lines, extent = method.lines, x.shape[axis]
-        reach = (taps - 1) * dilation
-        first = method.starts((extent + sum(pads) - reach - 1) // stride + 1)
-        at = first[:, None] * stride + np.arange(lines.extent) * dilation - pads[0]
+        first = method.starts(method.outputs(extent, pads))[:, None] * method.stride
+        at = first + np.arange(lines.extent) * method.dilation - pads[0]
         moved = np.moveaxis(x.astype(np.float64), axis, 0)
         inside = ((at >= 0) & (at < extent)).reshape(*at.shape, *[1] * (x.ndim - 1))
         samples = np.where(inside, moved[np.clip(at, 0, max(0, extent - 1))], 0)
@@ -213,21 +194,17 @@ class WinogradRowWeights(_RowOp, name="nn.winograd_row_weights"):
     __slots__ = ()
 
     @staticmethod
-    def infer(
-        w: TensorType, *, size: int, taps: int, stride: int, dilation: int, axis: int
-    ) -> TensorType:
+    def infer(w: TensorType, *, axis: int, **numbers: int) -> TensorType:
         """``[points*O, C, ..., 1, ...]``."""
-        method = _method(size, taps, stride, dilation)
-        require(1 < axis < w.rank and w.shape[axis] == taps, "(C2) w has the taps", got=w)
+        method = _method(**numbers)
+        require(1 < axis < w.rank and w.shape[axis] == method.taps, "(C2) w has the taps", got=w)
         shape = (method.lines.points * w.shape[0], *w.shape[1:axis], 1, *w.shape[axis + 1 :])
         return w.with_shape(shape)
 
     @staticmethod
-    def ref(
-        w: np.ndarray, *, size: int, taps: int, stride: int, dilation: int, axis: int
-    ) -> np.ndarray:
+    def ref(w: np.ndarray, *, axis: int, **numbers: int) -> np.ndarray:
         """Multiplies with the matrix of the points."""
-        g = Method(size, taps, stride, dilation).lines.matrices()[1]
+        g = Method(**numbers).lines.matrices()[1]
         y = np.tensordot(g, w.astype(np.float64), (1, axis))  # [points, O, C, ...]
         return np.expand_dims(y.reshape(-1, *y.shape[2:]), axis).astype(w.dtype)
 
@@ -277,18 +254,9 @@ class WinogradRowOutput(_RowOp, name="nn.winograd_row_output"):
     __slots__ = ()
 
     @staticmethod
-    def infer(
-        m: TensorType,
-        *,
-        size: int,
-        taps: int,
-        stride: int,
-        dilation: int,
-        axis: int,
-        extent: Dim,
-    ) -> TensorType:
+    def infer(m: TensorType, *, axis: int, extent: Dim, **numbers: int) -> TensorType:
         """``[..., extent, ..., O]``."""
-        method = _method(size, taps, stride, dilation)
+        method = _method(**numbers)
         points, last = method.lines.points, m.shape[-1]
         fits = isinstance(last, int) and last % points == 0
         require(0 < axis < m.rank - 1 and fits, "(C2) m has O at all points", got=m)
@@ -297,26 +265,15 @@ class WinogradRowOutput(_RowOp, name="nn.winograd_row_output"):
         return m.with_shape(_replaced(m.shape, axis, extent, expr.floordiv(last, points)))
 
     @staticmethod
-    def ref(
-        m: np.ndarray,
-        *,
-        size: int,
-        taps: int,
-        stride: int,
-        dilation: int,
-        axis: int,
-        extent: int,
-    ) -> np.ndarray:
+    def ref(m: np.ndarray, *, axis: int, extent: int, **numbers: int) -> np.ndarray:
         """Interpolates each tile and puts the outputs where they belong."""
-        method = Method(size, taps, stride, dilation)
-        a = method.lines.matrices()[0]
-        products = m.reshape(*m.shape[:-1], a.shape[1], m.shape[-1] // a.shape[1]).astype(
-            np.float64
-        )
+        method = Method(**numbers)
+        a, last = method.lines.matrices()[0], m.shape[-1]
+        products = m.astype(np.float64).reshape(*m.shape[:-1], a.shape[1], last // a.shape[1])
         y = np.moveaxis(np.tensordot(a, products, (1, m.ndim - 1)), axis + 1, 1)
         out = np.zeros((extent, *y.shape[2:]), m.dtype)  # y is [size, tiles, ..., O]
-        for j in range(size):
-            places = method.starts(extent) + j * dilation
+        for j in range(method.size):
+            places = method.starts(extent) + j * method.dilation
             out[places[places < extent]] = y[j, places < extent]
         return np.ascontiguousarray(np.moveaxis(out, 0, axis))
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from graphs import graph
+from native import NativeProgram
+from rewriting import find
 
-from pjit.ir import sym
+from pjit.backends.llvm.target import machine
+from pjit.ir import ops, sym, tensor
 from pjit.ir.target import Machine
+from pjit.ir.types import f32
+from pjit.passes.context import Context
 from pjit.passes.cost import Product
+from pjit.passes.manager import run_pipeline
+from pjit.passes.pipelines import GRAPH, KERNEL
 from pjit.passes.schedule import LONG_CHUNK, TILE_CHUNK, tile_order
 
 MACHINE = Machine("small", l1=32 << 10, l2=512 << 10)
@@ -43,6 +52,20 @@ def test_threads_share_out_rows_where_both_fit():
     assert tile_order(p, MR, NR, MACHINE)[0] == "columns"
     assert tile_order(p, MR, NR, replace(MACHINE, threads=2)) == ("rows", TILE_CHUNK)
     assert tile_order(p, MR, NR, replace(MACHINE, threads=16))[0] == "columns", "too few rows"
+
+
+def test_the_order_of_tiles_does_not_change_a_bit():
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((1, 196, 64), (64, 390)))
+    orders, results = [], []
+    for threads in (1, 2):
+        target = machine("host", threads)
+        m = graph(lambda b, v: b(ops.Matmul, v, b.constant(w, f32)), [tensor(f32, *x.shape)])
+        run_pipeline(m, [*GRAPH, *KERNEL], Context(target))
+        orders += [dict(o.schedule)["order"] for o in find(m, "launch")]
+        results.append(NativeProgram(m, target)(x, threads=threads)[0].tobytes())
+    assert orders == ["columns", "rows"]
+    assert results[0] == results[1]
 
 
 def test_of_two_large_operands_rows_stay_that_fit():

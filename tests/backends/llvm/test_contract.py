@@ -19,6 +19,7 @@ from pjit.backends.llvm.module import emit_assembly, new_module
 from pjit.backends.llvm.target import LlvmMachine, machine
 from pjit.ir import expr
 from pjit.ir.core import Function, Loc, Value
+from pjit.ir.errors import IRError
 from pjit.ir.expr import Dim
 from pjit.ir.kernel_builder import ScalarBuilder, kernel_function
 from pjit.ir.ops.basic import Return
@@ -195,6 +196,11 @@ def test_columns_that_fill_narrow_vectors(native, target: LlvmMachine, dtype: DT
     for mr, nr in (*tiles, (3, 3 * n)):
         for cols in (nr, 2 * nr + 1):
             Problem((mr, nr), 29, depth=13, cols=cols, dtype=dtype).check(native)
+
+
+def test_columns_that_fill_no_vectors_are_refused(native) -> None:
+    with pytest.raises(IRError, match="vectors of two"):
+        Problem((2, 3), 4, depth=5, cols=3).check(native)
 
 
 @pytest.mark.parametrize("free", [False, True])
