@@ -331,6 +331,21 @@ class Contraction(KernelOp, name="k.contract"):
 
 
 @dataclass(frozen=True)
+class Items:
+    """Items of a batch with as many rows.
+
+    Attributes:
+        rows: Of each of them.
+        count: How many there are.
+        chosen: 1 for the indices of such an item in the batch, 0 for those of another.
+    """
+
+    rows: Dim
+    count: int
+    chosen: Callable[[Sequence[Dim]], Dim]
+
+
+@dataclass(frozen=True)
 class Tile:
     """How an operator is a tile contraction of its first two operands: A read in place, B packed
     ``[..., nr]``.
@@ -340,6 +355,9 @@ class Tile:
     ``a_guards(batch, rows, taps)``, ``b_index(batch, block, taps, k, column in block)`` where
     block counts column blocks of width nr, and ``out_index(batch, rows, column)`` into the
     result.
+
+    Where items of the batch differ in their one extent of rows, ``ragged`` has them by it, without
+    those that have no rows, and ``rows`` is the largest.
     """
 
     batch: tuple[Dim, ...]
@@ -351,6 +369,7 @@ class Tile:
     a_guards: Callable[..., Guards]
     b_index: Callable[..., Sequence[Dim]]
     out_index: Callable[..., Sequence[Dim]]
+    ragged: tuple[Items, ...] = ()
 
 
 class Prim(KernelOp):

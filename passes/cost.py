@@ -20,7 +20,7 @@ from math import inf
 from pjit.ir import expr
 from pjit.ir.core import Op
 from pjit.ir.expr import Dim, Expr
-from pjit.ir.ops.winograd import Pair, Tiling
+from pjit.ir.ops.winograd_tiles import Grid, Pair, Tiling
 from pjit.ir.target import Machine
 
 SYMBOL_GUESS = 16  # the size that a symbolic dimension counts as
@@ -140,8 +140,16 @@ def fastest(p: Product, machine: Machine) -> float:
 @lru_cache(maxsize=1 << 12)
 def product_cycles(p: Product, machine: Machine, batch: int = 1) -> float:
     """Cycles of one core for a batch of products with the best tiles and constant weights."""
-    cycles = batch * fastest(p, machine)
-    weights = batch * guess(p.depth) * guess(p.cols) * p.bits // 8
+    return products_cycles(((batch, p),), machine)
+
+
+@lru_cache(maxsize=1 << 12)
+def products_cycles(batches: tuple[tuple[int, Product], ...], machine: Machine) -> float:
+    """The same for several batches, each of as many products."""
+    cycles, weights = 0.0, 0
+    for batch, p in batches:
+        cycles += batch * fastest(p, machine)
+        weights += batch * guess(p.depth) * guess(p.cols) * p.bits // 8
     return weighed(cycles, READERS * weights, machine)
 
 
@@ -191,6 +199,13 @@ def winograd_product(s: Image, sizes: Pair) -> Product:
     return Product(tiles, s.out_channels, s.channels)
 
 
+def winograd_grid(s: Image, sizes: Pair) -> Grid:
+    """The tiles of a convolution that is not done in blocks of them."""
+    tiling = Tiling.of(sizes, s.taps, s.strides)
+    outputs = s.height, s.width
+    return Grid(tiling, (s.count, *tiling.tiles(outputs)), tiling.shortened(outputs))
+
+
 def winograd_image(first: Op, last: Op) -> Image:
     """The sizes of a convolution from its ``nn.winograd_input`` and ``nn.winograd_output``."""
     shape, channels = last.results[0].shape, first.operands[0].shape[3]
@@ -230,27 +245,30 @@ def winograd_cycles(s: Image, sizes: Pair, machine: Machine) -> float:
         products = blocks * points * fastest(some, machine)
         again = (blocks - 1) * weights / machine.l2_bytes_per_cycle  # later blocks' from a cache
         return weighed(products, READERS * weights, machine) + again + arithmetic
-    return transformed_cycles(one, points, s.channels, machine)
+    batches = tuple((i.count, replace(one, rows=i.rows)) for i in winograd_grid(s, sizes).items())
+    return transformed_cycles(batches, s.channels, machine)
 
 
-def transformed_cycles(p: Product, points: int, channels: int, machine: Machine) -> float:
+def transformed_cycles(
+    products: tuple[tuple[int, Product], ...], channels: int, machine: Machine
+) -> float:
     """Cycles of one core for products at points, the transforms before and after, their traffic.
 
     Args:
-        p: The product at one point: its rows are tiles.
-        points: How many there are.
+        products: At how many points there is which product: its rows are tiles.
         channels: Of the input.
         machine: What it will run on.
     """
-    tiles, columns = guess(p.rows), guess(p.cols)
+    p = products[0][1]
+    columns, values = guess(p.cols), sum(n * guess(q.rows) for n, q in products)
     vectors = sum(-(-c // machine.lanes(p.bits)) for c in (channels, columns))
-    arithmetic = tiles * vectors * points * TRANSFORM_STEPS
-    size = points * tiles * (channels + columns) * p.bits // 8
+    arithmetic = values * vectors * TRANSFORM_STEPS
+    size = values * (channels + columns) * p.bits // 8
     traffic = size / machine.l2_bytes_per_cycle
     if size > 2 * machine.l2:
         traffic = WINOGRAD_TRAFFIC * size / machine.memory_bytes_per_cycle
     launches = 2 * machine.barrier * machine.frequency
-    return product_cycles(p, machine, points) + arithmetic + traffic + launches
+    return products_cycles(products, machine) + arithmetic + traffic + launches
 
 
 def winograd_tile(s: Image, direct: float, machine: Machine) -> Pair | None:

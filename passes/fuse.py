@@ -177,20 +177,13 @@ class _Grouping:
     def _grow_winograd(self, op: ops.WinogradInput) -> None:
         """The chain from the input's values to the outputs, if it is better run in blocks."""
         group: list[Op] = [op]
-        for kind in (ops.Reshape, ops.MatmulPacked, ops.Reshape, ops.WinogradOutput):
+        for kind in (ops.WinogradProduct, ops.WinogradOutput):
             users = group[-1].result.users
             if len(users) != 1 or not isinstance(users[0], kind):
                 return
             group.append(users[0])
-        _, flat, product, unflat, last = group
-        points, *grid, channels = op.type.shape
-        columns = last.type.shape[-1]
-        if (
-            flat.type.shape != (points, expr.product(grid), channels)
-            or unflat.type.shape != (points, *grid, columns)
-            or product.operands[0] is not flat.result
-            or product.operands[1].shape[:-3] != (points,)
-        ):
+        _, product, last = group
+        if any(op.short) or product.operands[0] is not op.result:
             return
         if winograd_block(winograd_image(op, last), op.attrs["sizes"], self.machine):
             self._add_epilogue(group)

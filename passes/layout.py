@@ -33,10 +33,11 @@ from pjit.ir.ops import (
     Transpose,
     WinogradInput,
     WinogradOutput,
+    WinogradProduct,
     WinogradWeights,
 )
 from pjit.ir.ops.nn import MERGED_DEPTH, SPATIAL
-from pjit.ir.ops.winograd import Pair
+from pjit.ir.ops.winograd_tiles import Pair, Tiling
 from pjit.ir.types import f32
 from pjit.passes.context import Context, Pass
 from pjit.passes.cost import (
@@ -45,6 +46,7 @@ from pjit.passes.cost import (
     planned_image,
     product_cycles,
     tile_columns,
+    winograd_block,
     winograd_product,
     winograd_tile,
     worth_packing,
@@ -100,7 +102,8 @@ class Layout(Pass):
         tile = self._winograd(op, r, context)
         if tile is not None:
             columns = self._columns(winograd_product(image(op), tile), context)
-            return permuted(b, winograd_conv(op, b, tile, columns), first)
+            whole = winograd_block(image(op), tile, machine) == 0
+            return permuted(b, winograd_conv(op, b, tile, columns, exact=whole), first)
         rows = rows_of(op, sizes, r, machine)
         if rows is not None:
             columns = self._columns(rows.product(op, sizes.rows), context)
@@ -280,18 +283,20 @@ def planar_conv(op: Conv, b: Builder, nr: int) -> Value:
     return narrow(b, y, op.x)
 
 
-def winograd_conv(op: Conv, b: Builder, tile: Pair, nr: int) -> Value:
-    """A convolution as products at the points of tiles of images, channels last."""
+def winograd_conv(op: Conv, b: Builder, tile: Pair, nr: int, exact: bool) -> Value:
+    """A convolution as products at the points of tiles of images, channels last; ``exact``: some
+    make one output less where there is no more.
+    """
     _, out, *sides = op.type.shape
     x = permuted(b, op.x, to_last(4))
     method = {"sizes": tile, "taps": tuple(op.w.shape[2:]), "strides": tuple(op.strides)}
-    v = b(WinogradInput, x, pads=op.pads, **method)
-    points, *tiles, channels = v.shape
-    v = b(Reshape, v, shape=(points, expr.product(tiles), channels))
+    tiling = Tiling.of(**method)
+    tiles = (x.shape[0], *tiling.tiles(sides))
+    short = tiling.shortened(sides) if exact else (0, 0)
+    v = b(WinogradInput, x, pads=op.pads, short=short, **method)
     w = b(Pack, b(WinogradWeights, op.w, **method), nr=nr)
-    m = b(MatmulPacked, v, w, cols=out)
-    m = b(Reshape, m, shape=(points, *tiles, out))
-    return b(WinogradOutput, m, shape=tuple(sides), **method)
+    m = b(WinogradProduct, v, w, tiles=tiles, short=short, cols=out, **method)
+    return b(WinogradOutput, m, images=x.shape[0], shape=tuple(sides), short=short, **method)
 
 
 def depthwise(op: Conv, b: Builder) -> Value:

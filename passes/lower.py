@@ -261,6 +261,7 @@ HEAVY = (
     "matmul_packed",
     "depthwise",
     "max_pool",
+    "winograd_product",
     "winograd_output",
     "winograd_row_output",
 )

@@ -45,9 +45,9 @@ def _vectors_at_once(k: KernelBuild, op: LineOp) -> int:
     """How many vectors make a line of the caches, where the points of a tile lie so far apart that
     the caches cannot keep their lines until the next vector is there; else 1.
     """
-    kinds: dict[type, Value] = {ops.WinogradInput: op.result, ops.WinogradOutput: op.operands[0]}
-    points = kinds.get(type(op))
-    apart = expr.product(points.shape[1:]) * points.dtype.itemsize if points else 1
+    if not isinstance(op, ops.WinogradInput | ops.WinogradOutput):
+        return 1
+    apart = expr.product(op.lines) * op.type.dtype.itemsize
     if expr.mod(apart, CACHE_PERIOD) == 0:
         return max(1, LINE * 8 // k.machine.vector_bits)
     return 1

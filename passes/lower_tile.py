@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pjit.ir import expr
 from pjit.ir.core import Value
@@ -16,6 +17,20 @@ from pjit.passes.tile_access import source_index
 MANY_TILES = 32  # of a symbolic number of rows
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Items of the batch with as many rows, the rows of their tiles, and 1 for such an item."""
+
+    rows: tuple[Dim, ...]
+    mr: int
+    chosen: Callable[[Sequence[Dim]], Dim] = lambda batch: 1
+
+    @property
+    def tiles(self) -> Dim:
+        """How many tiles of rows there are."""
+        return expr.ceildiv(expr.product(self.rows), self.mr)
+
+
 def lower_tile(k: KernelBuild) -> None:
     """Parallel over the batch, chunks of row tiles and column blocks; in a chunk one tile after
     the other, or the smaller tiles of ``few`` rows when the call has too few rows for one.
@@ -26,7 +41,14 @@ def lower_tile(k: KernelBuild) -> None:
     anchor = anchor_of(k.fused)
     tile: Tile = anchor.tile()  # type: ignore[attr-defined]
     mr, nr, chunk, few = (k.fused.choice(c) for c in ("mr", "nr", "chunk", "few"))
-    tiles = expr.ceildiv(expr.product(tile.rows), mr)
+    kinds = [Kind(tile.rows, mr)]
+    if tile.ragged:
+        mrs = (mr, *k.fused.choice("ragged"))
+        kinds = [Kind((x.rows,), n, x.chosen) for x, n in zip(tile.ragged, mrs, strict=True)]
+    tiles = kinds[0].tiles
+    chunks: Dim = 0
+    for kind in kinds:
+        chunks = expr.maximum(chunks, expr.ceildiv(kind.tiles, chunk))
     blocks = anchor.operands[1].shape[-3]
     a_source = anchor.operands[0]
     while a_source not in k.memory:
@@ -42,13 +64,12 @@ def lower_tile(k: KernelBuild) -> None:
             *batch, part, block = i
         else:
             *batch, block, part = i
-        count = expr.minimum(chunk, tiles - part * chunk) if chunk != tiles else tiles
 
-        def one(t: Dim, mr: int) -> None:
+        def one(kind: Kind, t: Dim, mr: int) -> None:
             k.b.contract(
                 k.memory[a_source],
                 k.memory[anchor.operands[1]],
-                rows=tile.rows,
+                rows=kind.rows,
                 taps=tile.taps,
                 depth=tile.depth,
                 cols=tile.cols,
@@ -64,17 +85,22 @@ def lower_tile(k: KernelBuild) -> None:
                 finish=lambda acc, r, c: _finish(k, anchor.result, tile, batch, acc, r, c),
             )
 
-        if few:
-            total = expr.product(tile.rows)
-            enough = expr.minimum(total // mr, 1)
-            k.b.loop(0, enough * count, lambda t: one(t, mr))
-            k.b.loop(0, (1 - enough) * expr.ceildiv(total, few), lambda t: one(t, few))
-        elif count == 1:
-            one(0, mr)
-        else:
-            k.b.loop(0, count, lambda t: one(t, mr))
+        for kind in kinds:
+            count = kind.tiles
+            if chunks != 1:
+                count = expr.minimum(chunk, expr.maximum(kind.tiles - part * chunk, 0))
+            count = kind.chosen(batch) * count
+            if few:
+                total = expr.product(kind.rows)
+                enough = expr.minimum(total // kind.mr, 1)
+                less = (1 - enough) * kind.chosen(batch) * expr.ceildiv(total, few)
+                k.b.loop(0, enough * count, lambda t, kind=kind: one(kind, t, kind.mr))
+                k.b.loop(0, less, lambda t, kind=kind: one(kind, t, few))
+            elif count == 1:
+                one(kind, 0, kind.mr)
+            else:
+                k.b.loop(0, count, lambda t, kind=kind: one(kind, t, kind.mr))
 
-    chunks = expr.ceildiv(tiles, chunk)
     orders = {
         "rows": [*tile.batch, chunks, blocks],
         "columns": [*tile.batch, blocks, chunks],

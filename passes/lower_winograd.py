@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.expr import Dim, unflatten
-from pjit.ir.ops import MatmulPacked, WinogradInput, WinogradOutput
+from pjit.ir.ops import WinogradInput, WinogradOutput, WinogradProduct
 from pjit.passes.lower import KernelBuild
 from pjit.passes.lower_line import Writer, epilogue_of, room_of
 
@@ -22,11 +22,10 @@ def lower_winograd(k: KernelBuild) -> None:
     """Parallel over blocks of tiles: in each the input's values, the products, the outputs."""
     body = k.fused.body.ops
     first = next(o for o in body if isinstance(o, WinogradInput))
-    product = next(o for o in body if isinstance(o, MatmulPacked))
+    product = next(o for o in body if isinstance(o, WinogradProduct))
     last = next(o for o in body if isinstance(o, WinogradOutput))
-    points, *grid, channels = first.type.shape
-    columns = last.type.shape[-1]
-    assert isinstance(points, int)
+    points, grid = first.tiling.points, first.grid.tiles
+    channels, columns = first.type.shape[-1], last.type.shape[-1]
     assert isinstance(channels, int)
     assert isinstance(columns, int)
     block, mr, nr = (k.fused.choice(c) for c in ("block", "mr", "nr"))
@@ -37,10 +36,14 @@ def lower_winograd(k: KernelBuild) -> None:
     rooms = {op: room_of(k, op) for op in (first, last)}
     blocks, rows = -(-columns // nr), -(-block // mr)
 
-    def line(op: WinogradInput | WinogradOutput, writer: Writer, at: Index) -> None:
+    def writer(op: WinogradInput | WinogradOutput, at: Index) -> Writer:
         room = rooms[op]
-        writer.room = None if room is None else (room, at[-1])
-        op.line(writer, at)
+        one = Writer(k, op.result, epilogue_of(k, op))
+        one.room = None if room is None else (room, at[-1])
+        return one
+
+    def place(p: Dim, q: Dim, t: Dim, c: Dim) -> Index:
+        return p * first.tiling.across.points + q, t, c
 
     def run(i: Sequence[Dim]) -> None:
         start = i[0] * block
@@ -56,10 +59,10 @@ def lower_winograd(k: KernelBuild) -> None:
             k.b.loop(0, count, tile)
 
         def transform(t: Dim, at: Index) -> None:
-            def store(value: Value, index: Index) -> None:
-                k.b.store(value, values, (index[0], t, index[-1]))
+            def store(p: Dim, q: Dim, value: Value) -> None:
+                k.b.store(value, values, place(p, q, t, at[-1]))
 
-            line(first, Writer(k, first.result, (), store), at)
+            first.values(writer(first, at), at, store)
 
         def multiply(p: Dim, column: Dim, row: Dim) -> None:
             k.b.contract(
@@ -80,11 +83,9 @@ def lower_winograd(k: KernelBuild) -> None:
             )
 
         def interpolate(t: Dim, at: Index) -> None:
-            writer = Writer(k, last.result, epilogue_of(k, last))
-            writer.given[last.operands[0]] = lambda index: k.b.load(
-                products, (index[0], t, index[-1])
+            last.outputs(
+                writer(last, at), at, lambda p, q: k.b.load(products, place(p, q, t, at[-1]))
             )
-            line(last, writer, at)
 
         each(channels, transform)
         k.b.loop(

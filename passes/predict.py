@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from pjit.ir import expr, ops
@@ -38,15 +38,11 @@ def notes(fused: Fused) -> dict[str, Any]:
 def problem(fused: Fused) -> tuple[tuple[str, Dim], ...]:
     """The sizes that the cost model looks at, by name; none where it is a matter of bytes."""
     if fused.kind == "tile":
-        batch, p = contraction(fused)
-        return (
-            ("batch", batch),
-            ("rows", p.rows),
-            ("cols", p.cols),
-            ("depth", p.depth),
-            ("scattered", int(p.scattered)),
-            ("bits", p.bits),
-        )
+        (batch, p), *others = contraction(fused)
+        sizes = [("batch", batch), ("rows", p.rows), ("cols", p.cols), ("depth", p.depth)]
+        for i, (n, other) in enumerate(others):
+            sizes += [(f"batch.{i}", n), (f"rows.{i}", other.rows)]
+        return (*sizes, ("scattered", int(p.scattered)), ("bits", p.bits))
     if fused.kind == "winograd":
         first, last = (
             next(o for o in fused.body.ops if isinstance(o, kind))
@@ -99,9 +95,13 @@ def _tiles(
     p = Product(
         sizes["rows"], sizes["cols"], sizes["depth"], bool(sizes["scattered"]), sizes["bits"]
     )
-    few, nr = choices["few"], choices["nr"]
-    mr = few if few and sizes["rows"] < choices["mr"] else choices["mr"]
-    return weighed(sizes["batch"] * tile_cycles(p, mr, nr, machine), weights, machine)
+    few, nr, ragged = choices["few"], choices["nr"], choices.get("ragged", ())
+    cycles = 0.0
+    for end, mr in [("", choices["mr"]), *((f".{i}", mr) for i, mr in enumerate(ragged))]:
+        rows = sizes[f"rows{end}"]
+        height = few if few and rows < mr else mr
+        cycles += sizes[f"batch{end}"] * tile_cycles(replace(p, rows=rows), height, nr, machine)
+    return weighed(cycles, weights, machine)
 
 
 def _known(d: Dim, values: Mapping[str, int]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
@@ -72,8 +72,10 @@ def anchor_of(fused: Fused) -> Op:
     return next(o for o in fused.body.ops if getattr(o, "tile", None))
 
 
-def contraction(fused: Fused) -> tuple[Dim, Product]:
-    """How many products the contraction of a tile group makes, and the sizes of one."""
+def contraction(fused: Fused) -> list[tuple[Dim, Product]]:
+    """How many products the contraction of a tile group makes, and the sizes of one; several, the
+    largest first, where they differ in their rows.
+    """
     anchor = anchor_of(fused)
     tile: Tile = anchor.tile()  # type: ignore[attr-defined]
     product = Product(
@@ -83,21 +85,27 @@ def contraction(fused: Fused) -> tuple[Dim, Product]:
         scattered=len(tile.rows) > 1 or len(tile.taps) > 0,
         bits=anchor.operands[1].dtype.bits,
     )
-    return expr.product(tile.batch), product
+    if tile.ragged:
+        return [(items.count, replace(product, rows=items.rows)) for items in tile.ragged]
+    return [(expr.product(tile.batch), product)]
 
 
 def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     """Rows of the register tile, and the order in which tiles are made."""
-    nr = anchor_of(fused).operands[1].shape[-1]
-    _, sizes = contraction(fused)
-    mr = -tile_rows(sizes, nr, machine)[1]
+    anchor = anchor_of(fused)
+    tile: Tile = anchor.tile()  # type: ignore[attr-defined]
+    nr = anchor.operands[1].shape[-1]
+    products = [p for _, p in contraction(fused)]
+    mr, *ragged = (-tile_rows(p, nr, machine)[1] for p in products)
+    sizes = products[0]
     order, chunk = tile_order(sizes, mr, nr, machine)
-    if order == "rows" and shares_rows(anchor_of(fused), machine):
+    if order == "rows" and shares_rows(anchor, machine):
         order = "rows of groups"
     few = 0
     if not isinstance(sizes.rows, int) and not sizes.scattered:
         few = few_rows(nr // machine.filled(nr, sizes.bits), mr)
-    return {"mr": mr, "nr": nr, "order": order, "chunk": chunk, "few": few}
+    choices = {"mr": mr, "nr": nr, "order": order, "chunk": chunk, "few": few}
+    return choices | ({"ragged": tuple(ragged)} if tile.ragged else {})
 
 
 def shares_rows(anchor: Op, machine: Machine) -> bool:
@@ -169,8 +177,8 @@ def flops(fused: Fused) -> Dim:
         if op.terminator or isinstance(op, ops.Const):
             continue
         if getattr(op, "tile", None):
-            t: Tile = op.tile()  # type: ignore[attr-defined]
-            total = total + 2 * expr.product((*t.batch, *t.rows, *t.taps, t.depth, t.cols))
+            products = ((n, p.rows, p.depth, p.cols) for n, p in contraction(fused))
+            total = total + 2 * sum(map(expr.product, products), start=0)
         elif reads_windows(op):
             kernel = op.attrs.get("kernel") or op.operands[1].shape[:-1]
             total = total + 2 * op.type.size * expr.product(kernel)

@@ -79,7 +79,7 @@ def rows_of(op: Conv, sizes: Product, r: Positions, machine: Machine) -> Rows | 
             choice = Rows(at, Method(size, *steps))
             if choice.method.valid:
                 p, points = choice.product(op, sizes.rows), choice.method.lines.points
-                cycles = transformed_cycles(p, points, channels, machine)
+                cycles = transformed_cycles(((points, p),), channels, machine)
                 if cycles < best:
                     best, found = cycles, choice
     return found

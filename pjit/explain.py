@@ -28,7 +28,7 @@ from pjit.ir.target import Machine
 from pjit.passes.predict import predicted_seconds
 from pjit.profile import Profile, StepTime
 
-PRODUCTS = {"conv", "conv_packed", "depthwise", "matmul", "matmul_packed"}
+PRODUCTS = {"conv", "conv_packed", "depthwise", "matmul", "matmul_packed", "winograd_product"}
 NOT_KERNELS = ("control", "copy", "host")
 
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 FAR = 32  # steps between two requests at most
 UNROLL = 4  # steps in an iteration: counting is 3 of 23 instructions that a step would start
+LATE = 1.5  # times as long as reading a row of B takes, multiplying with it
 FEW = 8  # operands that share the L2 cache from call to call
 
 
@@ -92,11 +93,17 @@ class TileEmitter:
         finish.emit(self._sums())
 
     def _waits_for_b(self) -> bool:
-        """Whether B may come from beyond the L2 cache: it is one of a few of its size that would
-        fill it. A single tile reads it in order, which the processor foresees.
+        """Whether to ask for B, which may come from beyond the L2 cache: it is one of a few of its
+        size that would fill it. A single tile reads it in order, which the processor foresees, but
+        not far enough where it has much to multiply with each row.
         """
         size = expr.product(self.b_type.shape) * self.dtype.itemsize
-        return isinstance(size, int) and self.op.sharing > 1 and size > self.e.machine.l2 // FEW
+        if not isinstance(size, int) or size <= self.e.machine.l2 // FEW:
+            return False
+        machine, bits = self.e.machine, self.dtype.bits
+        multiplying = self.mr * self.vectors / machine.fmas(self.lanes, bits)
+        reading = self.op.nr * self.dtype.itemsize / machine.weights_bytes_per_cycle
+        return self.op.sharing > 1 or multiplying > LATE * reading
 
     def _requests(self) -> tuple[int, int]:
         """After how many steps, a divisor of the depth, a tile asks for how many lines of B, such

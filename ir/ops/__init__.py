@@ -88,7 +88,8 @@ from pjit.ir.ops.reduce import (
     ReduceSum,
 )
 from pjit.ir.ops.resize import Resize
-from pjit.ir.ops.winograd import WinogradInput, WinogradOutput, WinogradWeights
+from pjit.ir.ops.winograd import WinogradInput, WinogradOutput
+from pjit.ir.ops.winograd_product import WinogradProduct, WinogradWeights
 from pjit.ir.ops.winograd_rows import WinogradRowInput, WinogradRowOutput, WinogradRowWeights
 
 __all__ = [
@@ -200,6 +201,7 @@ __all__ = [
     "While",
     "WinogradInput",
     "WinogradOutput",
+    "WinogradProduct",
     "WinogradRowInput",
     "WinogradRowOutput",
     "WinogradRowWeights",

@@ -2,110 +2,33 @@
 
 A tile of ``m x m`` outputs of 3x3 taps comes from ``(m+2)^2`` products instead of ``9*m^2``, with
 stride 2 from ``(2*m+1)^2``: the windows and the weights are evaluated at points in each direction,
-multiplied, and interpolated (``winograd_lines``). ``nn.winograd_input``, a batch of matrix products
-(one for each pair of points) and ``nn.winograd_output`` make a convolution; ``nn.winograd_weights``
-folds for a constant weight.
+multiplied, and interpolated (``winograd_lines``). Where tiles do not divide an image some make one
+output less, from fewer products (``winograd_tiles``). ``nn.winograd_input``, a matrix product for
+each pair of points (``nn.winograd_product``) and ``nn.winograd_output`` make a convolution;
+``nn.winograd_weights`` folds for a constant weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from pjit.ir import expr
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim
 from pjit.ir.kernel_builder import LineWriter
-from pjit.ir.opdef import attr, operand, same_dim, sample
+from pjit.ir.opdef import OpDef, attr, operand, same_dim, sample
 from pjit.ir.ops.linalg import PACKED
 from pjit.ir.ops.line import LineOp
-from pjit.ir.ops.winograd_lines import Lines
-from pjit.ir.types import TensorType, f32, f64
+from pjit.ir.ops.winograd_tiles import Grid, Pair, Tiling, both_ways
+from pjit.ir.types import TensorType, f32
 
-MOST_POINTS = 6  # in a direction; more lose too much accuracy in two
-_CHANNELS_AT_ONCE = 32  # of the weights, so that what is computed in double precision stays small
-_ROOM = 20  # points from which on they are made by loops, which share code
-
-Pair = tuple[int, int]
-Transform = Callable[[Sequence[Value]], list[Value]]
+ROOM = 20  # points from which on they are made by loops, which share code
 
 
-def _both_ways(
-    k: LineWriter,
-    down: Transform,
-    across: Transform,
-    extents: tuple[int, int, int],
-    read: Callable[[int, Dim], Value],
-    write: Callable[[Dim, list[Value]], None],
-) -> None:
-    """The transforms of the columns of a rectangle, then of its rows.
-
-    Args:
-        k: Where to build them.
-        down: The transform of a column.
-        across: The transform of a row.
-        extents: Rows and columns, and the rows after the first transform.
-        read: The element in a row and a column.
-        write: Takes a row of the result.
-    """
-    height, width, count = extents
-    if not k.has_room:
-        columns = [down([read(y, x) for y in range(height)]) for x in range(width)]
-        for p, row in enumerate(zip(*columns, strict=True)):
-            write(p, across(row))
-        return
-
-    def column(x: Dim) -> None:
-        for p, value in enumerate(down([read(y, x) for y in range(height)])):
-            k.keep(p * width + x, value)
-
-    k.b.loop(0, width, column)
-    k.b.loop(0, count, lambda p: write(p, across([k.kept(p * width + x) for x in range(width)])))
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How an image is convolved: the transforms in both directions, down and across."""
-
-    down: Lines
-    across: Lines
-
-    @staticmethod
-    def of(sizes: Pair, taps: Pair, strides: Pair) -> Tiling:
-        """The transforms for outputs of a tile, taps and strides in both directions."""
-        pair = zip(sizes, strides, taps, strict=True)
-        return Tiling(*(Lines(*x) for x in pair))
-
-    @property
-    def valid(self) -> bool:
-        """Whether there are such transforms."""
-        return self.down.valid(MOST_POINTS) and self.across.valid(MOST_POINTS)
-
-    @property
-    def points(self) -> int:
-        """How many products a tile takes."""
-        return self.down.points * self.across.points
-
-    @property
-    def steps(self) -> tuple[int, int]:
-        """How far tiles are apart in the input."""
-        return self.down.size * self.down.stride, self.across.size * self.across.stride
-
-    def tiles(self, extents: Sequence[Dim], pads: Sequence[int]) -> tuple[Dim, ...]:
-        """How many tiles cover the outputs of an image."""
-        counts = []
-        for lines, extent, low, high in zip(
-            (self.down, self.across), extents, pads[:2], pads[2:], strict=True
-        ):
-            outputs = expr.floordiv(extent + low + high - lines.taps, lines.stride) + 1
-            counts.append(expr.ceildiv(outputs, lines.size))
-        return tuple(counts)
-
-
-def _tiling(sizes: Pair, taps: Pair, strides: Pair) -> Tiling:
+def tiling_of(sizes: Pair, taps: Pair, strides: Pair) -> Tiling:
+    """Checks (C1) and (C2)."""
     pairs = all(len(x) == 2 for x in (sizes, taps, strides))
     require(pairs, "(C1) sizes, taps and strides have two entries", got=(sizes, taps, strides))
     tiling = Tiling.of(sizes, taps, strides)
@@ -113,7 +36,16 @@ def _tiling(sizes: Pair, taps: Pair, strides: Pair) -> Tiling:
     return tiling
 
 
-class _TileOp(LineOp):
+def grid_of(tiling: Tiling, tiles: tuple[Dim, ...], short: Pair) -> Grid:
+    """Checks (C3)."""
+    possible = len(short) == 2 and all(
+        s == 0 or (isinstance(n, int) and 0 < s <= n) for n, s in zip(tiles[1:], short, strict=True)
+    )
+    require(possible, "(C3) at most as many tiles as there are make one output less", got=short)
+    return Grid(tiling, tiles, short)
+
+
+class TileOp(OpDef):
     """Base of the operators on tiles of an image."""
 
     sizes = attr(doc="outputs of a tile down and across")
@@ -127,95 +59,136 @@ class _TileOp(LineOp):
         return Tiling.of(self.sizes, self.taps, self.strides)
 
 
-class WinogradInput(_TileOp, name="nn.winograd_input"):
-    """The windows of the tiles at the points.
+class WinogradInput(TileOp, LineOp, name="nn.winograd_input"):
+    """The windows of the tiles at the points: the rows of a ``Grid``.
 
-    ``x`` is ``[N, H, W, C]``; the result is ``[points, N, tiles down, tiles across, C]``. Tile
-    ``(i, j)`` has the window from ``(i, j) * sizes * strides - (top, left)`` on; x is zero outside.
+    ``x`` is ``[N, H, W, C]``; the result is ``[rows, C]``. A tile whose first output is ``(i, j)``
+    has the window from ``(i, j) * strides - (top, left)`` on; x is zero outside.
 
     (C1) sizes, taps and strides have two entries.
     (C2) There are such transforms.
-    (C3) x has a batch, two spatial dimensions and channels.
-    (C4) pads has four entries of at least 0: top, left, bottom, right.
-    (C5) A window of the taps fits into the padded input.
+    (C3) ``short`` has two entries, of at most as many as there are tiles.
+    (C4) x has a batch, two spatial dimensions and channels.
+    (C5) pads has four entries of at least 0: top, left, bottom, right.
+    (C6) A window of the taps fits into the padded input.
     """
 
     x = operand(PACKED)
     pads = attr()
+    short = attr((0, 0), doc="how many tiles down and across make one output less")
     __slots__ = ()
 
     @staticmethod
     def infer(
-        x: TensorType, *, sizes: Pair, taps: Pair, strides: Pair, pads: tuple[int, ...]
+        x: TensorType,
+        *,
+        sizes: Pair,
+        taps: Pair,
+        strides: Pair,
+        pads: tuple[int, ...],
+        short: Pair,
     ) -> TensorType:
-        """``[points, N, tiles down, tiles across, C]``."""
-        tiling = _tiling(sizes, taps, strides)
-        require(x.rank == 4, "(C3) x has four dimensions", got=x)
-        require(len(pads) == 4 and min(pads) >= 0, "(C4) pads has four entries", got=pads)
+        """``[rows, C]``."""
+        tiling = tiling_of(sizes, taps, strides)
+        require(x.rank == 4, "(C4) x has four dimensions", got=x)
+        require(len(pads) == 4 and min(pads) >= 0, "(C5) pads has four entries", got=pads)
         for extent, n, low, high in zip(x.shape[1:3], taps, pads[:2], pads[2:], strict=True):
             padded = extent + low + high
             fits = not isinstance(padded, int) or padded >= n
-            require(fits, "(C5) the window fits into the padded input", got=padded)
-        tiles = tiling.tiles(x.shape[1:3], pads)
-        return x.with_shape((tiling.points, x.shape[0], *tiles, x.shape[3]))
+            require(fits, "(C6) the window fits into the padded input", got=padded)
+        tiles = tiling.tiles(tiling.outputs(x.shape[1:3], pads))
+        return x.with_shape((grid_of(tiling, (x.shape[0], *tiles), short).rows, x.shape[3]))
+
+    @property
+    def grid(self) -> Grid:
+        """Where the tiles are."""
+        tiles = self.tiling.tiles(self.tiling.outputs(self.x.shape[1:3], self.pads))
+        return Grid(self.tiling, (self.x.shape[0], *tiles), self.short)
 
     @staticmethod
     def ref(
-        x: np.ndarray, *, sizes: Pair, taps: Pair, strides: Pair, pads: tuple[int, ...]
+        x: np.ndarray,
+        *,
+        sizes: Pair,
+        taps: Pair,
+        strides: Pair,
+        pads: tuple[int, ...],
+        short: Pair,
     ) -> np.ndarray:
         """Pads, takes the windows and multiplies with the matrices of the points."""
         tiling = Tiling.of(sizes, taps, strides)
-        lines, steps = (tiling.down, tiling.across), tiling.steps
-        tiles = tiling.tiles(x.shape[1:3], pads)
-        covered = [
-            int(n * step + line.extent - step)  # type: ignore[arg-type]
-            for n, step, line in zip(tiles, steps, lines, strict=True)
+        tiles = tiling.tiles(tiling.outputs(x.shape[1:3], pads))
+        grid = Grid(tiling, (x.shape[0], *tiles), short)
+        at = [
+            np.add.outer([axis.start(i) * line.stride for i in range(n)], range(line.extent))  # type: ignore[arg-type]
+            for axis, line, n in zip(grid.axes, tiling.both, tiles, strict=True)
         ]
-        padded = np.zeros((x.shape[0], *covered, x.shape[3]), np.float64)
+        reach = [places.max(initial=0) + 1 for places in at]
+        padded = np.zeros((x.shape[0], *reach, x.shape[3]), np.float64)
         inside = padded[:, pads[0] :, pads[1] :]
         h, w = min(x.shape[1], inside.shape[1]), min(x.shape[2], inside.shape[2])
         inside[:, :h, :w] = x[:, :h, :w]
-        window = (lines[0].extent, lines[1].extent)
-        views = np.lib.stride_tricks.sliding_window_view(padded, window, (1, 2))
-        b = [line.matrices()[2] for line in lines]
-        views = views[:, :: steps[0], :: steps[1]]
-        y = np.einsum("pi,qj,nhwcij->pqnhwc", *b, views, optimize=True)
-        return y.reshape(tiling.points, *y.shape[2:]).astype(x.dtype)
+        windows = padded[:, at[0][:, :, None, None], at[1]]  # images, down, rows, across, columns
+        b = [line.matrices()[2] for line in tiling.both]
+        y = np.einsum("pi,qj,nhiwjc->pqnhwc", *b, windows, optimize=True)
+        rows = [y[p, q][:, :d, :a] for p, q, d, a in grid.parts()]
+        return np.concatenate([r.reshape(-1, x.shape[3]) for r in rows]).astype(x.dtype)
 
     @property
     def walked(self) -> tuple[int, ...]:
-        """The points."""
+        """The rows."""
         return (0,)
+
+    @property
+    def lines(self) -> tuple[Dim, ...]:
+        """The tiles, in every channel."""
+        return (*self.grid.tiles, self.x.shape[3])
 
     @property
     def room(self) -> int:
         """The transforms of the columns, where there are many."""
         t = self.tiling
-        return t.down.points * t.across.extent if t.points >= _ROOM else 0
+        return t.down.points * t.across.extent if t.points >= ROOM else 0
 
-    def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
-        """The values at the points of one window in one channel."""
-        n, i, j, c = at
+    def values(
+        self, k: LineWriter, at: Sequence[Dim], write: Callable[[Dim, int, Value], None]
+    ) -> None:
+        """Calls ``write`` with the values at the points of one window in one channel."""
+        n, *tile, c = at
         _, height, width, _ = self.x.shape
         t = self.tiling
-        top, left = i * t.steps[0] - self.pads[0], j * t.steps[1] - self.pads[1]
+        top, left = (
+            axis.start(i) * axis.lines.stride - pad
+            for axis, i, pad in zip(self.grid.axes, tile, self.pads[:2], strict=True)
+        )
 
         def read(y: int, x: Dim) -> Value:
             inside = ((top + y, height), (left + x, width))
             return k.guarded(inside, lambda: k.read(self.x, (n, top + y, left + x, c)), 0.0)
 
-        def write(p: Dim, values: list[Value]) -> None:
+        def row(p: Dim, values: list[Value]) -> None:
             for q, value in enumerate(values):
-                k.write((p * t.across.points + q, *at), value)
+                write(p, q, value)
 
-        _both_ways(
+        both_ways(
             k,
             lambda d: t.down.samples(k.b, d),
             lambda d: t.across.samples(k.b, d),
             (t.down.extent, t.across.extent, t.down.points),
             read,
-            write,
+            row,
         )
+
+    def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
+        """The values of one window in one channel, in their rows."""
+        grid = self.grid
+        *tile, c = at
+
+        def write(p: Dim, q: int, value: Value) -> None:
+            index = (grid.row(p, q, tile), c)
+            k.where(grid.needed(p, q, tile), lambda: k.write(index, value))
+
+        self.values(k, at, write)
 
     samples = (
         sample((1, 8, 8, 5), sizes=(4, 4), pads=(1, 1, 1, 1), dtypes=PACKED),
@@ -230,122 +203,97 @@ class WinogradInput(_TileOp, name="nn.winograd_input"):
         sample((1, 9, 8, 5), sizes=(4, 2), pads=(1, 1, 1, 1), dtypes=PACKED),
         sample((1, 9, 8, 5), sizes=(3, 4), taps=(2, 3), strides=(1, 2), pads=(1, 1, 0, 1)),
         sample((1, 6, 7, 5), sizes=(2, 3), taps=(5, 4), pads=(2, 1, 2, 2), dtypes=(f32,)),
+        # tiles of 4+3+3 and 4+3 outputs, of 3+3, and with stride 2
+        sample((1, 6, 6, 5), sizes=(4, 4), pads=(1, 1, 1, 1), short=(2, 2), dtypes=(f32,)),
+        sample((2, 10, 7, 18), sizes=(4, 4), pads=(1, 1, 1, 1), short=(2, 1), dtypes=PACKED),
+        sample((2, 6, 6, 5), sizes=(2, 2), strides=(2, 2), pads=(0, 0, 1, 2), short=(1, 0)),
+        sample((1, 9, 5, 5), sizes=(4, 4), strides=(2, 2), pads=(0, 1, 6, 1), short=(1, 1)),
     )
 
 
-class WinogradWeights(_TileOp, name="nn.winograd_weights"):
-    """The weight of a convolution at the points: ``[O, C, taps]`` becomes ``[points, C, O]``.
-
-    Computed in f64 and rounded once.
-
-    (C1) sizes, taps and strides have two entries.
-    (C2) There are such transforms.
-    (C3) w has output channels, input channels and the taps.
-    """
-
-    w = operand(PACKED)
-    __slots__ = ()
-
-    @staticmethod
-    def infer(w: TensorType, *, sizes: Pair, taps: Pair, strides: Pair) -> TensorType:
-        """``[points, C, O]``."""
-        tiling = _tiling(sizes, taps, strides)
-        require(w.rank == 4 and w.shape[2:] == taps, "(C3) w has the taps", expected=taps, got=w)
-        return w.with_shape((tiling.points, w.shape[1], w.shape[0]))
-
-    @staticmethod
-    def ref(w: np.ndarray, *, sizes: Pair, taps: Pair, strides: Pair) -> np.ndarray:
-        """Multiplies with the matrices of the points from both sides, as one matrix."""
-        t = Tiling.of(sizes, taps, strides)
-        both = np.kron(t.down.matrices()[1], t.across.matrices()[1])  # [points, taps]
-        kernel = w.transpose(2, 3, 1, 0).reshape(both.shape[1], w.shape[1], w.shape[0])
-        y = np.empty((t.points, *kernel.shape[1:]), w.dtype)
-        for at in range(0, w.shape[1], _CHANNELS_AT_ONCE):
-            some = kernel[:, at : at + _CHANNELS_AT_ONCE].astype(np.float64)
-            y[:, at : at + _CHANNELS_AT_ONCE] = np.tensordot(both, some, 1)
-        return y
-
-    @property
-    def walked(self) -> tuple[int, ...]:
-        """The points."""
-        return (0,)
-
-    def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
-        """The values at the points of one kernel."""
-        c, o = at
-        t = self.tiling
-
-        def read(y: int, x: Dim) -> Value:
-            return k.b.cast(k.read(self.w, (o, c, y, x)), f64)
-
-        def write(p: Dim, values: list[Value]) -> None:
-            for q, value in enumerate(values):
-                k.write((p * t.across.points + q, *at), k.b.cast(value, self.w.dtype))
-
-        _both_ways(
-            k,
-            lambda g: t.down.weights(k.b, g),
-            lambda g: t.across.weights(k.b, g),
-            (t.down.taps, t.across.taps, t.down.points),
-            read,
-            write,
-        )
-
-    samples = (
-        sample((5, 6, 3, 3), sizes=(4, 4), dtypes=PACKED),
-        sample((18, 3, 3, 3), sizes=(2, 2), dtypes=PACKED),
-        sample((5, 6, 3, 3), sizes=(4, 4), strides=(2, 2), dtypes=PACKED),
-        sample((3, 4, 3, 3), sizes=(2, 2), strides=(2, 2), dtypes=PACKED),
-        sample((3, 4, 5, 2), sizes=(2, 4), taps=(5, 2), dtypes=(f32,)),
-    )
-
-
-class WinogradOutput(_TileOp, name="nn.winograd_output"):
+class WinogradOutput(TileOp, LineOp, name="nn.winograd_output"):
     """The outputs of the tiles from their products at the points.
 
-    ``m`` is ``[points, N, tiles down, tiles across, O]``, the result is ``[N, *shape, O]``; of
-    tiles that reach beyond it the rest is left out.
+    ``m`` is ``[rows, O]``, the rows of a ``Grid`` for ``images`` of the shape, the result is
+    ``[images, *shape, O]``; of tiles that reach beyond it the rest is left out.
 
     (C1) sizes, taps and strides have two entries.
     (C2) There are such transforms.
-    (C3) m has points, a batch, two dimensions of tiles and channels.
-    (C4) The tiles cover the shape: ``ceil(extent / size)`` of them along each dimension.
+    (C3) ``short`` has two entries, of at most as many as there are tiles.
+    (C4) m has the rows of the tiles that cover the shape.
+    (C5) Tiles that make one output less leave nothing out.
     """
 
     m = operand(PACKED)
+    images = attr()
     shape = attr(doc="output height and width")
+    short = attr((0, 0), doc="how many tiles down and across make one output less")
     __slots__ = ()
 
     @staticmethod
     def infer(
-        m: TensorType, *, sizes: Pair, taps: Pair, strides: Pair, shape: tuple[Dim, ...]
+        m: TensorType,
+        *,
+        sizes: Pair,
+        taps: Pair,
+        strides: Pair,
+        images: Dim,
+        shape: tuple[Dim, ...],
+        short: Pair,
     ) -> TensorType:
-        """``[N, height, width, O]``."""
-        points = _tiling(sizes, taps, strides).points
-        require(m.rank == 5 and m.shape[0] == points, "(C3) m has five dimensions", got=m)
+        """``[images, height, width, O]``."""
+        tiling = tiling_of(sizes, taps, strides)
+        grid = grid_of(tiling, (images, *tiling.tiles(shape)), short)
         require(
-            len(shape) == 2
-            and all(
-                same_dim(expr.ceildiv(s, n), d)
-                for s, n, d in zip(shape, sizes, m.shape[2:4], strict=True)
-            ),
-            "(C4) the tiles cover the shape",
-            expected=list(m.shape[2:4]),
-            got=list(shape),
+            m.rank == 2 and same_dim(m.shape[0], grid.rows),
+            "(C4) m has the rows of the tiles that cover the shape",
+            expected=grid.rows,
+            got=m,
         )
-        return m.with_shape((m.shape[1], *shape, m.shape[4]))
+        exact = all(
+            not axis.short or axis.start(axis.tiles) == extent
+            for axis, extent in zip(grid.axes, shape, strict=True)
+        )
+        require(exact, "(C5) tiles that make one output less leave nothing out", got=short)
+        return m.with_shape((images, *shape, m.shape[1]))
+
+    @property
+    def grid(self) -> Grid:
+        """Where the tiles are."""
+        tiles = self.tiling.tiles(self.attrs["shape"])
+        return Grid(self.tiling, (self.images, *tiles), self.short)
 
     @staticmethod
     def ref(
-        m: np.ndarray, *, sizes: Pair, taps: Pair, strides: Pair, shape: tuple[int, ...]
+        m: np.ndarray,
+        *,
+        sizes: Pair,
+        taps: Pair,
+        strides: Pair,
+        images: int,
+        shape: tuple[int, ...],
+        short: Pair,
     ) -> np.ndarray:
         """Interpolates each tile and puts the tiles side by side."""
         t = Tiling.of(sizes, taps, strides)
-        rectangle = m.reshape(t.down.points, t.across.points, *m.shape[1:]).astype(np.float64)
-        a = t.down.matrices()[0], t.across.matrices()[0]
-        y = np.einsum("ip,jq,pqnhwc->nhiwjc", *a, rectangle, optimize=True)
-        y = y.reshape(y.shape[0], y.shape[1] * sizes[0], y.shape[3] * sizes[1], y.shape[5])
-        return np.ascontiguousarray(y[:, : shape[0], : shape[1]]).astype(m.dtype)
+        grid = Grid(t, (images, *t.tiles(shape)), short)
+        lines = t.both
+        products = np.zeros((lines[0].points, lines[1].points, *grid.tiles, m.shape[1]))  # type: ignore[arg-type]
+        at = 0
+        for p, q, down, across in grid.parts():
+            n = images * down * across
+            products[p, q, :, :down, :across] = m[at : at + n].reshape(
+                images, down, across, m.shape[1]
+            )
+            at += n
+        a = [line.matrices()[0] for line in lines]
+        y = np.einsum("ip,jq,pqnhwc->nhwijc", *a, products, optimize=True)
+        out = np.empty((images, *shape, m.shape[1]), m.dtype)
+        for at_tile in np.ndindex(y.shape[1:3]):  # the next one writes what a short one lacks
+            top, left = (axis.start(i) for axis, i in zip(grid.axes, at_tile, strict=True))
+            place = out[:, top:, left:][:, : sizes[0], : sizes[1]]  # type: ignore[misc]
+            place[:] = y[:, *at_tile, : place.shape[1], : place.shape[2]]
+        return out
 
     @property
     def walked(self) -> tuple[int, ...]:
@@ -355,34 +303,29 @@ class WinogradOutput(_TileOp, name="nn.winograd_output"):
     @property
     def lines(self) -> tuple[Dim, ...]:
         """The tiles, in every channel."""
-        return tuple(self.m.shape[1:])
+        return (*self.grid.tiles, self.m.shape[1])
 
     @property
     def room(self) -> int:
         """The transforms of the columns, where there are many."""
         t = self.tiling
-        return t.down.size * t.across.points if t.points >= _ROOM else 0
+        return t.down.size * t.across.points if t.points >= ROOM else 0
 
-    def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
-        """The outputs of one tile in one channel."""
-        n, i, j, c = at
+    def outputs(self, k: LineWriter, at: Sequence[Dim], read: Callable[[int, Dim], Value]) -> None:
+        """Writes the outputs of one tile in one channel; ``read`` gives the products."""
+        n, *tile, c = at
         t = self.tiling
+        down, across = self.grid.axes
         height, width = self.attrs["shape"]
-
-        def read(p: int, q: Dim) -> Value:
-            return k.read(self.m, (p * t.across.points + q, *at))
+        top, left = down.start(tile[0]), across.start(tile[1])
 
         def write(dy: Dim, values: list[Value]) -> None:
-            y = i * t.down.size + dy
             for dx, value in enumerate(values):
-                x = j * t.across.size + dx
+                index = (n, top + dy, left + dx, c)
+                guards = [down.makes(tile[0], dy, height), across.makes(tile[1], dx, width)]
+                k.where(guards, lambda index=index, value=value: k.write(index, value))  # type: ignore[misc]
 
-                def one(index: tuple[Dim, ...] = (n, y, x, c), value: Value = value) -> None:
-                    k.write(index, value)
-
-                k.where(((y, height), (x, width)), one)
-
-        _both_ways(
+        both_ways(
             k,
             lambda m: t.down.outputs(k.b, m),
             lambda m: t.across.outputs(k.b, m),
@@ -391,17 +334,32 @@ class WinogradOutput(_TileOp, name="nn.winograd_output"):
             write,
         )
 
+    def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
+        """The outputs of one tile in one channel, from their rows."""
+        grid = self.grid
+        *tile, c = at
+
+        def read(p: int, q: Dim) -> Value:
+            index = (grid.row(p, q, tile), c)
+            return k.guarded(grid.needed(p, q, tile), lambda: k.read(self.m, index), 0.0)
+
+        self.outputs(k, at, read)
+
     samples = (
-        sample((36, 1, 2, 2, 5), sizes=(4, 4), shape=(8, 8), dtypes=PACKED),
-        sample((36, 2, 1, 2, 3), sizes=(4, 4), shape=(3, 7), dtypes=(f32,)),
+        sample((144, 5), sizes=(4, 4), images=1, shape=(8, 8), dtypes=PACKED),
+        sample((144, 3), sizes=(4, 4), images=2, shape=(3, 7), dtypes=(f32,)),
         # points 4096 bytes apart
-        sample((36, 1, 2, 2, 256), sizes=(4, 4), shape=(8, 7), dtypes=(f32,)),
-        sample((16, 2, 3, 2, 18), sizes=(2, 2), shape=(5, 4), dtypes=PACKED),
-        sample((25, 2, 3, 2, 18), sizes=(2, 2), strides=(2, 2), shape=(5, 4), dtypes=PACKED),
-        sample((81, 1, 2, 1, 5), sizes=(4, 4), strides=(2, 2), shape=(7, 3), dtypes=PACKED),
-        sample((24, 1, 2, 4, 5), sizes=(4, 2), shape=(7, 7), dtypes=PACKED),
-        sample((36, 1, 2, 3, 5), sizes=(2, 3), taps=(5, 4), shape=(4, 8), dtypes=(f32,)),
+        sample((144, 256), sizes=(4, 4), images=1, shape=(8, 7), dtypes=(f32,)),
+        sample((192, 18), sizes=(2, 2), images=2, shape=(5, 4), dtypes=PACKED),
+        sample((300, 18), sizes=(2, 2), strides=(2, 2), images=2, shape=(5, 4), dtypes=PACKED),
+        sample((162, 5), sizes=(4, 4), strides=(2, 2), images=1, shape=(7, 3), dtypes=PACKED),
+        sample((192, 5), sizes=(4, 2), images=1, shape=(7, 7), dtypes=PACKED),
+        sample((216, 5), sizes=(2, 3), taps=(5, 4), images=1, shape=(4, 8), dtypes=(f32,)),
+        # tiles of 4+3+3 and 4+3 outputs, of 3+3, and of 2+2+1 with stride 2
+        sample((100, 5), sizes=(4, 4), images=1, shape=(6, 6), short=(2, 2), dtypes=(f32,)),
+        sample((352, 18), sizes=(4, 4), images=2, shape=(10, 7), short=(2, 1), dtypes=PACKED),
+        sample((260, 5), sizes=(2, 2), strides=(2, 2), images=2, shape=(5, 4), short=(1, 0)),
     )
 
 
-__all__ = ["Tiling", "WinogradInput", "WinogradOutput", "WinogradWeights"]
+__all__ = ["WinogradInput", "WinogradOutput"]

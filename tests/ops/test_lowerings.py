@@ -224,11 +224,16 @@ class Run:
         block = k.variable(k.number(col) // nr, expr.ceildiv(tile.cols, nr))
         column = k.variable(k.number(col) % nr, nr)
         acc = f32 if b.dtype.bits == 16 else b.dtype
+        own: list[tuple[Dim, Dim]] = []  # the rows that an item of the batch has
+        if tile.ragged:
+            every = [np.asarray(k.number(items.chosen(batch))) for items in tile.ragged]
+            assert np.all(sum(every) <= 1), "an item is of one kind, or has no rows"
+            own = [(rows[0], sum(items.chosen(batch) * items.rows for items in tile.ragged))]
 
         def body(inner: Sequence[Expr]) -> Lanes:
             *taps, depth = inner
             x = k.guarded(
-                tile.a_guards(batch, rows, taps),
+                [*tile.a_guards(batch, rows, taps), *own],
                 lambda: k.read(a, tile.a_index(batch, rows, taps, depth)),
                 0.0,
             )
@@ -238,9 +243,13 @@ class Run:
         total = k.b.cast(k.reduce("add", [*tile.taps, tile.depth], body, acc), op.type.dtype)
         shape = op.type.substitute(self.sizes).static_shape
         out, seen = np.zeros(shape, total.array.dtype), np.zeros(shape, int)
-        at = tuple(np.asarray(k.number(e)) for e in tile.out_index(batch, rows, col))
-        out[at] = total.array
-        np.add.at(seen, at, 1)
+        at = [np.asarray(k.number(e)) for e in tile.out_index(batch, rows, col)]
+        if own:
+            mine = np.broadcast_to(k.number(own[0][0]) < k.number(own[0][1]), total.array.shape)
+            total = Lanes(total.array[mine])
+            at = [np.broadcast_to(x, mine.shape)[mine] for x in at]
+        out[tuple(at)] = total.array
+        np.add.at(seen, tuple(at), 1)
         assert np.all(seen == 1), "each element is written once"
         return out
 

@@ -12,7 +12,7 @@ from rewriting import check_pass, find
 from pjit.backends.llvm.target import machine
 from pjit.ir import interpret, ops, sym, tensor
 from pjit.ir.ops.fused import Fused
-from pjit.ir.ops.winograd import Tiling
+from pjit.ir.ops.winograd_tiles import Tiling
 from pjit.ir.target import Machine
 from pjit.ir.types import f32, f64, i64
 from pjit.passes import layout
@@ -22,6 +22,7 @@ from pjit.passes.cost import (
     Image,
     winograd_block,
     winograd_cycles,
+    winograd_grid,
     winograd_tile,
 )
 from pjit.passes.fuse import Fuse
@@ -110,6 +111,18 @@ def test_weights_from_memory_favour_smaller_tiles():
     assert winograd_cycles(many, (4, 4), slow) < winograd_cycles(many, (2, 2), slow)
 
 
+@pytest.mark.parametrize(
+    ("extent", "short", "products"), [(14, 2, 22**2), (13, 3, 21**2), (16, 0, 24**2), (5, 0, 12**2)]
+)
+def test_tiles_that_do_not_divide_an_image_make_one_output_less(extent, short, products):
+    """Tiles of 4+4+3+3 outputs take fewer products than of 4+4+4+2 with 6 points each; where more
+    is left over than there are tiles they all have 6.
+    """
+    grid = winograd_grid(Image(3, extent, extent, 8, 8), (4, 4))
+    assert grid.short == (short, short)
+    assert grid.rows == sum(i.rows * i.count for i in grid.items()) == 3 * products
+
+
 def residual(b, rows):
     """relu(conv(x) + bias + x), channels-last."""
     x = b(ops.Transpose, rows, perm=(0, 3, 1, 2))
@@ -125,7 +138,7 @@ def test_weights_fold_and_the_epilogue_joins_the_output():
     groups = [o for o in m.main.body.ops if isinstance(o, Fused)]
     assert [(g.kind, [o.op_name for o in g.body.ops if not o.terminator]) for g in groups] == [
         ("line", ["nn.winograd_input"]),
-        ("tile", ["matmul_packed"]),
+        ("tile", ["nn.winograd_product"]),
         ("line", ["nn.winograd_output", "add", "add", "relu"]),
     ]
 
@@ -315,7 +328,7 @@ def test_windows_that_are_no_squares(monkeypatch, taps, strides, size, pads):
 
 
 def test_small_images_take_tiles_that_are_no_squares():
-    """7x7 outputs by tiles of 4x2: fewer products than by 2x2, fewer weights than by 4x4."""
+    """7x7 outputs by tiles of 3x2: fewer products than by 2x2, fewer weights than by 4x4."""
     m = Machine("m", vector_bits=512, flops_per_cycle=32, weights_bytes_per_cycle=9.0)
-    assert sorted(winograd_tile(Image(1, 7, 7, 512, 512), inf, m)) == [2, 4]
+    assert sorted(winograd_tile(Image(1, 7, 7, 512, 512), inf, m)) == [2, 3]
     assert winograd_tile(Image(1, 28, 28, 128, 128), inf, m) == (4, 4)

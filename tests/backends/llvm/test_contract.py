@@ -289,7 +289,7 @@ def test_tiles_that_share_a_column_block_ask_for_the_next_one(
     problem = Problem(tile, mr * tiles, depth=depth, cols=3 * nr, sharing=tiles)
     kernel, asked = problem.build(), Asked()
     arrays = arrays_of(kernel)
-    target = replace(machine("x86-64-v2"), l2=1 << 10)
+    target = replace(machine("x86-64-v2"), l2=1 << 10, weights_bytes_per_cycle=0.1)
     asked.native(kernel, target)(arrays)
     block = depth * nr * 4 // LINE
     ahead = asked.lines(arrays[1])
@@ -297,6 +297,17 @@ def test_tiles_that_share_a_column_block_ask_for_the_next_one(
     asked = Asked()
     asked.native(kernel, replace(target, l2=1 << 20))(arrays)
     assert not asked.seen, "the cache holds all of it"
+
+
+@pytest.mark.parametrize("rate", [0.1, 100.0])
+def test_a_single_tile_asks_ahead_where_reading_takes_less_than_multiplying(rate: float) -> None:
+    problem = Problem((4, 16), 4, depth=32, cols=48, sharing=1)
+    kernel, asked = problem.build(), Asked()
+    arrays = arrays_of(kernel)
+    target = replace(machine("x86-64-v2"), l2=1 << 10, weights_bytes_per_cycle=rate)
+    asked.native(kernel, target)(arrays)
+    block = 32 * 16 * 4 // LINE
+    assert asked.lines(arrays[1]) == (set(range(block, 3 * block)) if rate > 1 else set())
 
 
 @pytest.mark.parametrize("free", [False, True])
