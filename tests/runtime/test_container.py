@@ -121,3 +121,14 @@ def test_headers_that_lie(path: Path) -> None:
         write(path, "model", {"weights": wrong}, {"weights/w": b"\0" * 4})
         with pytest.raises(FormatError):
             Container.open(path, "model").arrays("weights", verify=True)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1 << 20])
+def test_a_file_is_the_same_in_pieces_of_any_size(
+    path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = path.read_bytes()
+    monkeypatch.setattr("pjit.runtime.container._PIECE", size)
+    listed, sections = array_sections("weights", ARRAYS)
+    write(path, "model", {"weights": listed, "n": 3}, {"text": b"graph", **sections})
+    assert path.read_bytes() == whole
