@@ -15,7 +15,6 @@ import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from math import inf
 
 from pjit.ir import expr
 from pjit.ir.core import Op
@@ -44,6 +43,7 @@ WINOGRAD_TRAFFIC = 2  # how often what is between comes from memory and goes the
 # How much slower a thread gets weights from memory while others do, for choices that must not
 # depend on how many there are, as results do on them. Two threads get 1.2 times as much as one.
 READERS = 1.5
+MEMORY_WORTH = 15e-12  # seconds that a byte of weights more than for a direct convolution must save
 WAITING = 0.25  # the share of the weights' time that products wait, though they ask ahead
 BLOCK_COUNT = 8  # blocks of tiles come in multiples of so many, for the threads
 WIDE_COST = 1.05  # cycles for many rows that a width for few rows may take more
@@ -275,9 +275,20 @@ def winograd_tile(s: Image, direct: float, machine: Machine) -> Pair | None:
     """The outputs of a tile of a convolution, or None where ``direct``, in cycles, is good enough
     or there are no transforms.
     """
-    pairs = [t for t in WINOGRAD_TILES if Tiling.of(t, s.taps, s.strides).valid]
-    cycles, best = min(((winograd_cycles(s, t, machine), t) for t in pairs), default=(inf, None))
-    return best if cycles < WINOGRAD_GAIN * direct else None
+    best, found = WINOGRAD_GAIN * direct, None
+    for sizes in WINOGRAD_TILES:
+        tiling = Tiling.of(sizes, s.taps, s.strides)
+        if tiling.valid:
+            more = (tiling.points - math.prod(s.taps)) * s.channels * s.out_channels
+            cycles = winograd_cycles(s, sizes, machine) + worth(more * 4, machine)
+            if cycles < best:
+                best, found = cycles, sizes
+    return found
+
+
+def worth(nbytes: int, machine: Machine) -> float:
+    """The cycles that so many bytes of weights must save."""
+    return nbytes * MEMORY_WORTH * machine.frequency
 
 
 def worth_packing(rows: Dim, cols: Dim, constant: bool) -> bool:

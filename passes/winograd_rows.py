@@ -24,8 +24,10 @@ from pjit.passes.cost import (
     WINOGRAD_GAIN,
     WINOGRAD_SIZES,
     Product,
+    guess,
     product_cycles,
     transformed_cycles,
+    worth,
 )
 from pjit.passes.pattern import is_constant
 from pjit.passes.routes import to_last
@@ -79,7 +81,9 @@ def rows_of(op: Conv, sizes: Product, r: Positions, machine: Machine) -> Rows | 
             choice = Rows(at, Method(size, *steps))
             if choice.method.valid:
                 p, points = choice.product(op, sizes.rows), choice.method.lines.points
+                more = (points - steps[0]) * guess(p.depth) * op.w.shape[0]
                 cycles = transformed_cycles(((points, p),), channels, machine)
+                cycles += worth(more * 4, machine)
                 if cycles < best:
                     best, found = cycles, choice
     return found

@@ -15,7 +15,7 @@ from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.winograd_tiles import Tiling
 from pjit.ir.target import Machine
 from pjit.ir.types import f32, f64, i64
-from pjit.passes import layout
+from pjit.passes import cost, layout
 from pjit.passes.context import Context
 from pjit.passes.cost import (
     WINOGRAD_TILES,
@@ -325,6 +325,23 @@ def test_windows_that_are_no_squares(monkeypatch, taps, strides, size, pads):
     w = rng.standard_normal((17, 20, *taps)).astype(np.float32)
     want = ops.Conv.ref(x.astype(np.float64), w.astype(np.float64), **attrs)
     assert error(monkeypatch, size, attrs, x, w, want)[1] < 1e-3
+
+
+def test_more_weights_must_save_time(monkeypatch):
+    few = Image(1, 7, 7, 512, 512)
+    m = Machine("m", vector_bits=512, flops_per_cycle=32, weights_bytes_per_cycle=9.0)
+
+    def points(seconds):
+        monkeypatch.setattr(cost, "MEMORY_WORTH", seconds)
+        tile = winograd_tile(few, inf, m)
+        return Tiling.of(tile, (3, 3), (1, 1)).points
+
+    assert points(0.0) > points(1e-10) == 4 * 4
+    direct = 1.2 * winograd_cycles(few, (2, 2), m)
+    monkeypatch.setattr(cost, "MEMORY_WORTH", 0.0)
+    assert winograd_tile(few, direct, m)
+    monkeypatch.setattr(cost, "MEMORY_WORTH", 1e-10)
+    assert not winograd_tile(few, direct, m)
 
 
 def test_small_images_take_tiles_that_are_no_squares():
