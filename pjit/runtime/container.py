@@ -36,7 +36,7 @@ MAGIC = b"\x89PJIT\r\n\x1a"
 VERSION = 1
 _HEAD = struct.Struct("<8sIIII")
 _ALIGNMENT = 64
-_PIECE = 8 << 20  # bytes that are written at a time
+_PIECE = 2 << 20  # bytes that are written at a time: a large page
 _MAX_HEADER = 64 << 20
 
 Bytes = bytes | np.ndarray
