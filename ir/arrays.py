@@ -46,7 +46,7 @@ class Shelf:
         base = array
         while isinstance(base.base, np.ndarray):
             base = base.base
-        if base.nbytes >= LARGE:
+        if max(base.nbytes, array.nbytes) >= LARGE:
             return array
         room = -(-array.nbytes // ALIGNMENT) * ALIGNMENT
         if self._at + room > self._block.nbytes:

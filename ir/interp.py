@@ -391,7 +391,15 @@ class _Kernel:
         row0, col0 = evaluate(attrs["row0"], env), evaluate(attrs["col0"], env)
         depth, cols = evaluate(attrs["depth"], env), evaluate(attrs["cols"], env)
         taps = list(product(*map(range, attrs["taps"])))
-        for row in range(row0, min(row0 + attrs["mr"], int(np.prod(rows)))):
+        total = int(np.prod(rows))
+        if total and not 0 <= row0 < total:
+            raise IRError(
+                "a tile begins at one of the rows",
+                where=str(op.loc),
+                expected=f"row 0 to {total - 1}",
+                got=row0,
+            )
+        for row in range(row0, min(row0 + attrs["mr"], total)):
             coordinates = [int(i) for i in np.unravel_index(row, rows)] if rows else []
             env.update({f"#r{i}": r for i, r in enumerate(coordinates)})
             sums = [of(0)] * attrs["nr"]

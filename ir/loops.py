@@ -281,13 +281,13 @@ class Contraction(KernelOp, name="k.contract"):
     patch matrix.
 
     The rows are the row-major flattening of ``rows`` (extents, symbolic allowed); the tile holds
-    the ``mr`` rows from ``row0`` on that exist, and the ``nr`` columns from ``col0`` on that are
-    below ``cols``. ``a_map`` gives the element of A over the atoms ``#0..`` (index operands),
-    ``#r0..`` (coordinates of the row), ``#t0..`` (taps) and ``#k``; the element's linear offset
-    in the buffer must be affine in taps and ``#k``. ``a_guards`` (over rows and taps) say where A
-    counts as zero. ``b_map`` is over ``#0..``, ``#t0..``, ``#k`` and ``#c`` (the column within
-    the tile: contiguous, and all ``nr`` of them are always readable); its linear offset grows by
-    the same step from each (tap, k) to the next in row-major order.
+    the ``mr`` rows from ``row0``, which is one of them, on that exist, and the ``nr`` columns from
+    ``col0`` on that are below ``cols``. ``a_map`` gives the element of A over the atoms ``#0..``
+    (index operands), ``#r0..`` (coordinates of the row), ``#t0..`` (taps) and ``#k``; the element's
+    linear offset in the buffer must be affine in taps and ``#k``. ``a_guards`` (over rows and taps)
+    say where A counts as zero. ``b_map`` is over ``#0..``, ``#t0..``, ``#k`` and ``#c`` (the column
+    within the tile: contiguous, and all ``nr`` of them are always readable); its linear offset
+    grows by the same step from each (tap, k) to the next in row-major order.
 
     ``sharing`` tells how many tiles use the columns one after the other, which changes no result.
 
@@ -332,11 +332,11 @@ class Contraction(KernelOp, name="k.contract"):
 
 @dataclass(frozen=True)
 class Items:
-    """Items of a batch with as many rows.
+    """The items of a batch that have one number of rows.
 
     Attributes:
-        rows: Of each of them.
-        count: How many there are.
+        rows: That number.
+        count: How many such items there are.
         chosen: 1 for the indices of such an item in the batch, 0 for those of another.
     """
 
@@ -356,8 +356,8 @@ class Tile:
     block counts column blocks of width nr, and ``out_index(batch, rows, column)`` into the
     result.
 
-    Where items of the batch differ in their one extent of rows, ``ragged`` has them by it, without
-    those that have no rows, and ``rows`` is the largest.
+    Where items of the batch differ in their one extent of rows, ``ragged`` has them by it, the
+    largest first, without those that have no rows; ``rows`` is the largest.
     """
 
     batch: tuple[Dim, ...]

@@ -43,7 +43,8 @@ def lower_line(k: KernelBuild) -> None:
 
 def _vectors_at_once(k: KernelBuild, op: LineOp) -> int:
     """How many vectors make a line of the caches, where the points of a tile lie so far apart that
-    the caches cannot keep their lines until the next vector is there; else 1.
+    the caches cannot keep their lines until the next vector is there; else 1. With tiles that make
+    one output less some points are nearer than that.
     """
     if not isinstance(op, ops.WinogradInput | ops.WinogradOutput):
         return 1

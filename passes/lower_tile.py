@@ -19,7 +19,13 @@ MANY_TILES = 32  # of a symbolic number of rows
 
 @dataclass(frozen=True)
 class Kind:
-    """Items of the batch with as many rows, the rows of their tiles, and 1 for such an item."""
+    """The items of the batch that have one number of rows.
+
+    Attributes:
+        rows: Their rows.
+        mr: The rows of a tile.
+        chosen: 1 for the indices of such an item, else 0.
+    """
 
     rows: tuple[Dim, ...]
     mr: int
@@ -43,7 +49,7 @@ def lower_tile(k: KernelBuild) -> None:
     mr, nr, chunk, few = (k.fused.choice(c) for c in ("mr", "nr", "chunk", "few"))
     kinds = [Kind(tile.rows, mr)]
     if tile.ragged:
-        mrs = (mr, *k.fused.choice("ragged"))
+        mrs = (mr, *k.fused.choice("fewer"))
         kinds = [Kind((x.rows,), n, x.chosen) for x, n in zip(tile.ragged, mrs, strict=True)]
     tiles = kinds[0].tiles
     chunks: Dim = 0
@@ -93,7 +99,8 @@ def lower_tile(k: KernelBuild) -> None:
             if few:
                 total = expr.product(kind.rows)
                 enough = expr.minimum(total // kind.mr, 1)
-                less = (1 - enough) * kind.chosen(batch) * expr.ceildiv(total, few)
+                first = 1 - expr.minimum(part, 1)  # with so few rows one part is enough
+                less = (1 - enough) * first * kind.chosen(batch) * expr.ceildiv(total, few)
                 k.b.loop(0, enough * count, lambda t, kind=kind: one(kind, t, kind.mr))
                 k.b.loop(0, less, lambda t, kind=kind: one(kind, t, few))
             elif count == 1:

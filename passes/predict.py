@@ -95,9 +95,9 @@ def _tiles(
     p = Product(
         sizes["rows"], sizes["cols"], sizes["depth"], bool(sizes["scattered"]), sizes["bits"]
     )
-    few, nr, ragged = choices["few"], choices["nr"], choices.get("ragged", ())
+    few, nr, fewer = choices["few"], choices["nr"], choices.get("fewer", ())
     cycles = 0.0
-    for end, mr in [("", choices["mr"]), *((f".{i}", mr) for i, mr in enumerate(ragged))]:
+    for end, mr in [("", choices["mr"]), *((f".{i}", mr) for i, mr in enumerate(fewer))]:
         rows = sizes[f"rows{end}"]
         height = few if few and rows < mr else mr
         cycles += sizes[f"batch{end}"] * tile_cycles(replace(p, rows=rows), height, nr, machine)

@@ -91,12 +91,14 @@ def contraction(fused: Fused) -> list[tuple[Dim, Product]]:
 
 
 def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
-    """Rows of the register tile, and the order in which tiles are made."""
+    """Rows of the register tile, and the order in which tiles are made; ``fewer``: of the tiles of
+    items with fewer rows.
+    """
     anchor = anchor_of(fused)
     tile: Tile = anchor.tile()  # type: ignore[attr-defined]
     nr = anchor.operands[1].shape[-1]
     products = [p for _, p in contraction(fused)]
-    mr, *ragged = (-tile_rows(p, nr, machine)[1] for p in products)
+    mr, *fewer = (-tile_rows(p, nr, machine)[1] for p in products)
     sizes = products[0]
     order, chunk = tile_order(sizes, mr, nr, machine)
     if order == "rows" and shares_rows(anchor, machine):
@@ -105,7 +107,7 @@ def tile_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     if not isinstance(sizes.rows, int) and not sizes.scattered:
         few = few_rows(nr // machine.filled(nr, sizes.bits), mr)
     choices = {"mr": mr, "nr": nr, "order": order, "chunk": chunk, "few": few}
-    return choices | ({"ragged": tuple(ragged)} if tile.ragged else {})
+    return choices | ({"fewer": tuple(fewer)} if tile.ragged else {})
 
 
 def shares_rows(anchor: Op, machine: Machine) -> bool:

@@ -278,11 +278,18 @@ def _total(dims: Iterable[Dim]) -> Dim:
 
 
 def _problem(s: Step) -> str:
-    """The sizes of a contraction: batch * rows x depth x columns."""
+    """The sizes of a contraction: batch * rows x depth x columns; several batches where items of
+    one differ in their rows.
+    """
     p = s.problem or {}
     if s.kind == "tile":
-        batch = "" if p["batch"] == 1 else f"{p['batch']} * "
-        return batch + f"{p['rows']}x{p['depth']}x{p['cols']}"
+        ends = ["", *(k.removeprefix("batch") for k in p if k.startswith("batch."))]
+        parts = [
+            ("" if p[f"batch{e}"] == 1 else f"{p[f'batch{e}']} * ") + str(p[f"rows{e}"])
+            for e in ends
+        ]
+        rows = parts[0] if len(parts) == 1 else f"({' + '.join(parts)})"
+        return f"{rows}x{p['depth']}x{p['cols']}"
     if s.kind == "winograd":
         images = "" if p["count"] == 1 else f"{p['count']} * "
         size = f"{images}{p['height']}x{p['width']}, {p['channels']} to {p['out_channels']}"
@@ -299,7 +306,8 @@ def _choices(s: Step) -> str:
     choices = dict(s.schedule or {})
     parts = [s.kind]
     if "mr" in choices:
-        parts.append(f"{choices.pop('mr')}x{choices.pop('nr')}")
+        heights = (choices.pop("mr"), *choices.pop("fewer", ()))
+        parts.append(f"{','.join(map(str, dict.fromkeys(heights)))}x{choices.pop('nr')}")
     p = s.problem or {}
     if s.kind == "winograd" and "size down" in p:
         parts.append(f"F({p['size down']}x{p['size across']})")

@@ -164,10 +164,9 @@ class WinogradProduct(TileOp, name="nn.winograd_product"):
         """The batch is of the points down and across."""
         grid = Grid(self.tiling, self.attrs["tiles"], self.short)
         down, across = self.tiling.both
-        items = grid.items()
         return Tile(
             batch=(down.points, across.points),
-            rows=(items[0].rows,),
+            rows=(expr.product(grid.tiles),),
             taps=(),
             depth=self.v.shape[1],
             cols=self.cols,
@@ -175,13 +174,14 @@ class WinogradProduct(TileOp, name="nn.winograd_product"):
             a_guards=lambda g, r, t: (),
             b_index=lambda g, n, t, k, c: (g[0] * across.points + g[1], n, k, c),
             out_index=lambda g, r, c: (grid.first_row(*g) + r[0], c),
-            ragged=items if any(self.short) else (),
+            ragged=grid.items() if any(self.short) else (),
         )
 
     samples = (
         sample((72, 5), (36, 2, 5, 4), sizes=(4, 4), tiles=(1, 1, 2), cols=7, dtypes=PACKED),
         sample((1452, 9), (36, 2, 9, 16), sizes=(4, 4), tiles=(3, 4, 4), short=(2, 2), cols=25),
         sample((60, 9), (36, 2, 9, 16), sizes=(4, 4), tiles=(1, 1, 2), short=(0, 2), cols=25),
+        sample((0, 9), (36, 2, 9, 16), sizes=(4, 4), tiles=(0, 1, 2), short=(0, 1), cols=25),
         sample((480, 3), (24, 1, 3, 16), sizes=(4, 2), tiles=(2, 2, 5), short=(0, 0), cols=16),
         sample(
             (390, 3),

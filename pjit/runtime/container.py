@@ -73,10 +73,11 @@ class Container:
             OSError: The file cannot be read.
         """
         path = Path(path)
-        length = path.stat().st_size
+        mapped = _mapped(path)
+        length = len(mapped)
         if length < _HEAD.size:
             raise _damaged(path, f"at least {_HEAD.size} bytes", f"{length} bytes")
-        data = np.ndarray((length,), np.uint8, _mapped(path))
+        data = np.ndarray((length,), np.uint8, mapped)
         magic, version, size, crc, _ = _HEAD.unpack(data[: _HEAD.size].tobytes())
         if magic != MAGIC:
             raise FormatError(
@@ -213,10 +214,13 @@ def write(
         raise
 
 
-def _mapped(path: Path) -> mmap.mmap:
-    """The file, in large pages where the system can."""
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    """The file, in large pages where the system can; an empty one cannot be mapped."""
     with open(path, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            return b""
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):
             mapped.madvise(mmap.MADV_HUGEPAGE)

@@ -28,3 +28,5 @@ def test_a_shelf_keeps_small_arrays_side_by_side():
 def test_a_shelf_leaves_large_arrays_where_they_are():
     large = np.empty(LARGE // 4, np.float32)
     assert Shelf().put(large) is large
+    repeated = np.broadcast_to(np.float32(3), (LARGE // 4,))
+    assert Shelf().put(repeated) is repeated

@@ -15,7 +15,7 @@ from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.winograd_tiles import Tiling
 from pjit.ir.target import Machine
 from pjit.ir.types import f32, f64, i64
-from pjit.passes import cost, layout
+from pjit.passes import cost, layout, schedule
 from pjit.passes.context import Context
 from pjit.passes.cost import (
     WINOGRAD_TILES,
@@ -29,6 +29,7 @@ from pjit.passes.fuse import Fuse
 from pjit.passes.layout import Layout
 from pjit.passes.manager import run_pipeline
 from pjit.passes.pipelines import GRAPH, KERNEL
+from pjit.passes.predict import _tiles
 from pjit.passes.snapshot import clone
 
 WIDE = Machine("wide", vector_bits=512, vector_registers=32)
@@ -121,6 +122,43 @@ def test_tiles_that_do_not_divide_an_image_make_one_output_less(extent, short, p
     grid = winograd_grid(Image(3, extent, extent, 8, 8), (4, 4))
     assert grid.short == (short, short)
     assert grid.rows == sum(i.rows * i.count for i in grid.items()) == 3 * products
+
+
+def images(n):
+    """A convolution of 10x10 pixels: with tiles of four outputs these are of 4+3+3."""
+    return graph(lambda b, x: conv(b, x, weight(b, 3, 2)), [tensor(f32, n, 2, 10, 10)])
+
+
+def ragged(monkeypatch, m):
+    """Lowers it by such tiles; the launch of the products."""
+    monkeypatch.setattr(layout, "winograd_tile", lambda *_: (4, 4))
+    run_pipeline(m, [*GRAPH, *KERNEL], Context(WIDE))
+    (launch,) = (o for o in find(m, "launch") if "fewer" in dict(o.attrs["schedule"]))
+    return launch
+
+
+def test_operations_and_time_of_products_with_different_numbers_of_rows(monkeypatch):
+    launch = ragged(monkeypatch, images(5))
+    grid = winograd_grid(Image(5, 10, 10, 2, 3), (4, 4))
+    assert grid.short == (2, 2)
+    assert launch.attrs["flops"] == 2 * grid.rows * 2 * 3
+    choices, times = dict(launch.attrs["schedule"]), []
+    for more in ({}, {"batch.0": 40}, {"batch.1": 30}):
+        sizes = dict(launch.attrs["problem"]) | more
+        times.append(_tiles(sizes, choices, 0, WIDE))
+    assert times[0] < min(times[1:])
+
+
+def test_few_rows_of_a_free_batch_are_made_once(monkeypatch):
+    """Other items of the batch have more parts; the interpreter refuses tiles behind the rows."""
+    monkeypatch.setattr(schedule, "few_rows", lambda *_: 1)
+    monkeypatch.setattr(schedule, "tile_rows", lambda *_: (0.0, -2))
+    m = images(sym("N"))
+    kept = clone(m)
+    launch = ragged(monkeypatch, m)
+    assert dict(launch.attrs["schedule"])["few"] == 1
+    image = rng.standard_normal((1, 2, 10, 10)).astype(np.float32)
+    assert close(run_kernels(m, image)[0], interpret(kept, image)[0], 1e-5)
 
 
 def residual(b, rows):

@@ -15,7 +15,7 @@ from pjit.ir import interpret, ops, sym, tensor
 from pjit.ir.ops.winograd_rows import Method
 from pjit.ir.target import Machine
 from pjit.ir.types import f16, f32, f64
-from pjit.passes import layout, schedule
+from pjit.passes import cost, layout, schedule
 from pjit.passes.batch import reach, split
 from pjit.passes.context import Context
 from pjit.passes.layout import Layout
@@ -88,6 +88,13 @@ class Case:
 def test_where_it_pays(case: Case, chosen: tuple[int, int]) -> None:
     check_pass(case.graph(), Layout().run, Context(WIDE))
     assert case.chosen() == [chosen]
+
+
+def test_more_weights_must_save_time(monkeypatch) -> None:
+    case = Case((1, 64, 4096), 64, (3,))
+    assert case.chosen()
+    monkeypatch.setattr(cost, "MEMORY_WORTH", 1e-6)
+    assert not case.chosen()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pjit.errors import FormatError
+from pjit.runtime import container
 from pjit.runtime.container import MAGIC, Container, array_sections, write
 
 ARRAYS = {
@@ -132,3 +133,13 @@ def test_a_file_is_the_same_in_pieces_of_any_size(
     listed, sections = array_sections("weights", ARRAYS)
     write(path, "model", {"weights": listed, "n": 3}, {"text": b"graph", **sections})
     assert path.read_bytes() == whole
+    sizes = [len(p) for p in container._pieces([(0, b"head"), (64, whole), (64 + len(whole), b"")])]
+    assert sizes[:-1] == [size] * (sum(sizes) // size)
+    assert sum(sizes) == 64 + len(whole)
+
+
+def test_an_empty_or_short_file_is_damaged(path: Path) -> None:
+    for data in (b"", path.read_bytes()[:100]):
+        path.write_bytes(data)
+        with pytest.raises(FormatError):
+            Container.open(path, "model")

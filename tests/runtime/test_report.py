@@ -273,3 +273,12 @@ def test_a_convolution_in_blocks_of_a_file_of_an_earlier_version():
     s = Step("k", "winograd", problem=sizes, schedule={"kind": "winograd", "block": 25})
     assert _problem(s) == "56x56, 64 to 8"
     assert _choices(s) == "winograd kind=winograd block=25"
+
+
+def test_products_with_different_numbers_of_rows():
+    sizes = {"batch": 25, "rows": 16, "cols": 8, "depth": 4, "batch.0": 10, "rows.0": 12}
+    sizes |= {"batch.1": 1, "rows.1": 9, "scattered": 0, "bits": 32}
+    schedule = {"kind": "tile", "mr": 8, "nr": 32, "order": "columns", "fewer": (12, 8), "few": 0}
+    s = Step("k", "tile", problem=sizes, schedule=schedule)
+    assert _problem(s) == "(25 * 16 + 10 * 12 + 9)x4x8"
+    assert _choices(s) == "tile 8,12x32 by columns kind=tile"
