@@ -213,7 +213,7 @@ def attribute(value: Any, *, lenient: bool = False) -> str:
         return "[" + ",".join(attribute(v, lenient=lenient) for v in value) + "]"
     if isinstance(value, Expr):
         text = str(value)
-        return f"({text})" if text in WORDS else text
+        return f"({text})" if text.removeprefix("-") in WORDS else text
     if type(value) in (int, float) or isinstance(value, DType):
         return str(value)
     if lenient:

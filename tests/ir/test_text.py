@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pjit.ir import (
@@ -277,6 +277,7 @@ def _combined(a, b, op):
 
 
 @given(st.lists(VALUES, max_size=4))
+@example([-sym("inf"), -sym("nan"), sym("inf"), float("-inf")])
 @settings(max_examples=200, deadline=None)
 def test_attribute_values(values):
     text = f"graph @f() {{v={attribute(values)}}} {{\n  return\n}}\n"
