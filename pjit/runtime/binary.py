@@ -6,13 +6,12 @@ import dataclasses
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from pjit.ir import ops
-from pjit.ir.arrays import LARGE, Shelf, aligned_empty
+from pjit.ir.arrays import aligned_empty
 from pjit.ir.core import Block, Module
 from pjit.ir.loops import For, kernels
 from pjit.ir.program import ProgramView
@@ -83,19 +82,12 @@ def own_constants(module: Module) -> dict[str, np.ndarray]:
     """The constants that the main function of a module uses.
 
     Weights are packed now. What still lies in the mapped file of a model is copied, also for the
-    module: the file may change. Many small arrays are put side by side.
+    module: the file may change.
     """
-    used = {
-        op.attrs["value"]: prod(op.type.static_shape) * op.type.dtype.itemsize
-        for op in module.main.walk()
-        if isinstance(op, ops.Const)
-    }
+    used = {op.attrs["value"] for op in module.main.walk() if isinstance(op, ops.Const)}
     names = [n for n in module.constants if n in used]
-    many = sum(size for size in used.values() if size < LARGE) >= LARGE
-    shelf = Shelf()
     for name in names:
-        array = _owned(module.constants[name])
-        module.constants[name] = shelf.put(array) if many else array
+        module.constants[name] = _owned(module.constants[name])
     return {name: module.constants[name] for name in names}
 
 
