@@ -18,6 +18,7 @@ from pjit.config import Settings, settings
 from pjit.errors import PjitError, SettingError
 from pjit.explain import steps_of
 from pjit.ir.core import Module
+from pjit.ir.loops import kernels
 from pjit.ir.ops import If
 from pjit.ir.program import Segment
 from pjit.ir.target import Machine
@@ -30,7 +31,7 @@ from pjit.passes.pipelines import GRAPH, KERNEL
 from pjit.passes.snapshot import clone
 from pjit.profile import profile
 from pjit.report import Report, passes_of
-from pjit.runtime.binary import Binary, own_constants
+from pjit.runtime.binary import Binary, own_constants, program_text
 from pjit.runtime.cache import LARGE, Cache, key
 from pjit.runtime.engine import engine
 from pjit.runtime.program import Runnable
@@ -256,7 +257,7 @@ def _build(
     began = perf_counter()
     program = view(module)
     with ThreadPoolExecutor(1, "pjit-constants") as beside:
-        if heavy:  # else in turns, for the memory's sake; what fails there fails again in Binary.of
+        if heavy:  # else in turns, for the memory's sake; what fails there fails again below
             beside.submit(own_constants, module)
         code = backend(target).build(module, program, machine)
         if options.dump is not None:
@@ -266,11 +267,16 @@ def _build(
     fields = ("name", "seconds", "changed", "ops_before", "ops_after")
     passes = [{f: getattr(r, f) for f in fields} for r in records]
     options.say("compile", f"{sum(r.seconds for r in records):.3f} s passes, {seconds:.3f} s code")
-    binary = Binary.of(module, program, code, {"passes": passes, "build_seconds": seconds})
+    text = program_text(module)
+    for kernel in kernels(module):
+        del module.functions[kernel.name]
+    trim(again=True)
+    constants = own_constants(module)
     module.constants.clear()
     module.functions.clear()
     trim()
-    return binary
+    meta = {"passes": passes, "build_seconds": seconds}
+    return Binary(program, code, constants, text, meta)
 
 
 @contextmanager
@@ -289,11 +295,14 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def trim() -> None:
+def trim(*, again: bool = False) -> None:
     """Frees new objects that only refer to each other, and gives memory that is free back to the
     system, where the C library can (glibc).
+
+    Args:
+        again: Whether to look also at objects that were found in use when they were new.
     """
-    gc.collect(0)
+    gc.collect(1 if again else 0)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

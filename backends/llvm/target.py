@@ -174,7 +174,9 @@ def runs_here(target: Machine) -> bool:
 
 @functools.cache
 def _host_features() -> frozenset[str]:
-    return frozenset(k for k, on in llvm.get_host_cpu_features().items() if on)
+    found = frozenset(k for k, on in llvm.get_host_cpu_features().items() if on)
+    release()  # what the loader touched of LLVM, before a model is read
+    return found
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import dataclasses
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,6 @@ class Binary:
     constants: Mapping[str, np.ndarray]
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
-
-    @staticmethod
-    def of(
-        module: Module, view: ProgramView, code: tuple[bytes, ...], meta: dict[str, Any]
-    ) -> Binary:
-        """Made of a module of level ``program`` and its object code."""
-        return Binary(view, code, own_constants(module), print_module(_skeleton(module)), meta)
 
     def sections(self, group: str) -> tuple[dict[str, Any], dict[str, Bytes]]:
         """The entries of ``meta`` and the sections of a container, under names of a group."""
@@ -81,23 +75,29 @@ class Binary:
 def own_constants(module: Module) -> dict[str, np.ndarray]:
     """The constants that the main function of a module uses.
 
-    Weights are packed now. What still lies in the mapped file of a model is copied, also for the
-    module: the file may change.
+    Weights are packed now, the largest first: what that takes besides is gone before most of the
+    others are made. What still lies in the mapped file of a model is copied, also for the module:
+    the file may change.
     """
-    used = {op.attrs["value"] for op in module.main.walk() if isinstance(op, ops.Const)}
-    names = [n for n in module.constants if n in used]
-    for name in names:
-        module.constants[name] = _owned(module.constants[name])
-    return {name: module.constants[name] for name in names}
+    used = [op for op in module.main.walk() if isinstance(op, ops.Const)]
+    for const in sorted(used, key=_size, reverse=True):
+        module.constants[const.value] = _owned(module.constants[const.value])
+    names = {const.value for const in used}
+    return {name: module.constants[name] for name in module.constants if name in names}
 
 
-def _skeleton(module: Module) -> Module:
-    """The main function, and of each kernel what a program's view depends on."""
+def _size(const: ops.Const) -> int:
+    t = const.result.tensor
+    return prod(t.static_shape) * t.dtype.itemsize
+
+
+def program_text(module: Module) -> str:
+    """The main function, and of each kernel what a program's view depends on, as IR text."""
     out = Module(constants=module.constants)
     out.add(module.main)
     for kernel in kernels(module):
         out.add(dataclasses.replace(kernel, body=_outline(kernel.body)))
-    return out
+    return print_module(out)
 
 
 def _outline(source: Block) -> Block:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pjit
 from pjit.compiler import build, machine_of
 from pjit.config import settings
 from pjit.errors import FormatError
-from pjit.ir.core import Module
+from pjit.ir.core import Constants, Module
 from pjit.ir.text import parse_module, print_module
 from pjit.passes.snapshot import clone
 from pjit.runtime import artifact
-from pjit.runtime.binary import Binary
+from pjit.runtime.binary import own_constants
 from pjit.runtime.container import write
 
 WEIGHT = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
@@ -135,7 +136,27 @@ def test_constants_in_a_mapped_file_are_copied(
         ),
         {"w": array},
     )
-    copy = Binary.of(module, None, (), {}).constants["w"]
+    copy = own_constants(module)["w"]
     np.testing.assert_array_equal(copy, want)
     assert copy.shape == want.shape
     assert not want.size or not np.shares_memory(copy, mapped)
+
+
+def test_the_largest_constants_are_made_first_and_keep_their_order() -> None:
+    made: list[int] = []
+
+    def maker(n: int) -> Callable[[], np.ndarray]:
+        return lambda: made.append(n) or np.full(n, n, np.float32)  # type: ignore[func-returns-value]
+
+    sizes = [2, 5, 1, 4, 3]
+    module = Module(constants=Constants({f"c{n}": maker(n) for n in (*sizes, 6)}))  # 6: unused
+    lines = [f"%c{n} = const @c{n} : f32[{n}]" for n in reversed(sizes)]
+    types = [f"f32[{n}]" for n in reversed(sizes)]
+    returned = ", ".join(f"%c{n}" for n in reversed(sizes))
+    text = f"graph @main() -> ({', '.join(types)}) {{ {' '.join(lines)} return {returned} }}"
+    module.add(parse_module(text, {f"c{n}": np.zeros(n, np.float32) for n in sizes}).main)
+    assert {name: len(a) for name, a in own_constants(module).items()} == {
+        f"c{n}": n for n in sizes
+    }
+    assert list(own_constants(module)) == [f"c{n}" for n in sizes]
+    assert made == [5, 4, 3, 2, 1]

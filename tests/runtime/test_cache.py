@@ -322,7 +322,7 @@ def test_heavy_weights_are_packed_beside_the_code(own_settings: Path, monkeypatc
 
     monkeypatch.setattr("pjit.compiler.own_constants", noted)
     beside = compiled(cache_dir=own_settings / "other")
-    assert [name.partition("_")[0] for name in packing] == ["pjit-constants"]
+    assert packing[0].startswith("pjit-constants")
     for a, b in zip(in_turns([X]), beside([X]), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 

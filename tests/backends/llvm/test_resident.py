@@ -12,7 +12,7 @@ from llvmlite import ir
 
 from pjit.backends.llvm.module import NativeCode, compile_module, new_module
 from pjit.backends.llvm.resident import clean_mappings, release
-from pjit.backends.llvm.target import machine
+from pjit.backends.llvm.target import _host_features, machine
 
 SMAPS = """\
 1000-3000 r--p 00000000 fe:00 5 /lib/llvmlite/binding/lib name.so
@@ -49,6 +49,16 @@ def resident() -> int:
         elif first == "Rss:" and ours:
             total += int(rest[0])
     return total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_the_import_of_llvm_touched_is_unmapped_before_a_model_is_read() -> None:
+    module = new_module(machine())
+    compile_module(module, machine())
+    touched = resident()
+    _host_features.cache_clear()
+    machine()
+    assert resident() < touched / 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
