@@ -147,7 +147,7 @@ class Chain:
         m, out = self.machine, []
         for op in self.launches:
             cycles = op.flops / (OTHER_RATE * m.flops_per_cycle)
-            if dict(op.schedule).get("kind") in ("tile", "winograd"):
+            if dict(op.schedule).get("kind") in ("tile", "winograd", "bilinear"):
                 cycles = (predicted_seconds(op, 1, m, {}) or 0.0) * m.frequency
             out.append(cycles / m.threads)
         return out

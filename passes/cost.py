@@ -39,6 +39,8 @@ WINOGRAD_GAIN = 0.9  # the share of the direct convolution's time that is worth 
 TRANSFORM_STEPS = (
     4  # cycles of a transform for one vector at one point, when memory does not bound it
 )
+BILINEAR_GAIN = 0.94  # the same for products of blocks of matrices
+BLOCK_STEPS = 2  # cycles for one vector of a sum of blocks
 WINOGRAD_TRAFFIC = 2  # how often what is between comes from memory and goes there
 # How much slower a thread gets weights from memory while others do, for choices that must not
 # depend on how many there are, as results do on them. Two threads get 1.2 times as much as one.
@@ -269,6 +271,33 @@ def transformed_cycles(
         traffic = WINOGRAD_TRAFFIC * size / machine.memory_bytes_per_cycle
     launches = 2 * machine.barrier * machine.frequency
     return products_cycles(products, machine) + arithmetic + traffic + launches
+
+
+def sums_cycles(count: int, rows: Dim, columns: Dim, rate: float, machine: Machine) -> float:
+    """Cycles of one core to add blocks of matrices, or products of them.
+
+    Args:
+        count: The products.
+        rows: Of a block.
+        columns: Of a block.
+        rate: Bytes a cycle of where the sums or products lie.
+        machine: What it will run on.
+    """
+    values = count * guess(rows)
+    vectors = -(-guess(columns) // machine.lanes(32))
+    return values * (vectors * BLOCK_STEPS + 2 * guess(columns) * 4 / rate)
+
+
+def bilinear_cycles(count: int, p: Product, machine: Machine) -> float:
+    """Cycles of one core for so many products of blocks, and the sums before and after; the latter
+    are in L2.
+    """
+    size = count * guess(p.rows) * guess(p.depth) * 4
+    near, far = machine.l2_bytes_per_cycle, machine.memory_bytes_per_cycle
+    before = sums_cycles(count, p.rows, p.depth, near if size <= machine.l2 else far, machine)
+    after = sums_cycles(count, p.rows, p.cols, near, machine)
+    launch = machine.barrier * machine.frequency
+    return product_cycles(p, machine, count) + before + after + launch
 
 
 def winograd_tile(s: Image, direct: float, machine: Machine) -> Pair | None:

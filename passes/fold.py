@@ -14,7 +14,15 @@ from pjit.ir.arrays import aligned, aligned_copy
 from pjit.ir.builder import Builder
 from pjit.ir.core import Module, Op, Value
 from pjit.ir.expr import Expr
-from pjit.ir.ops import Const, Pack, PackWeights, Sizes, WinogradRowWeights, WinogradWeights
+from pjit.ir.ops import (
+    BilinearWeights,
+    Const,
+    Pack,
+    PackWeights,
+    Sizes,
+    WinogradRowWeights,
+    WinogradWeights,
+)
 from pjit.ir.types import TensorType
 from pjit.passes.context import Context, Pass
 from pjit.passes.pattern import constant_array, is_constant
@@ -25,7 +33,8 @@ GROWTH = 4  # a larger result has at most that many times the bytes of its opera
 GROWTH_BYTES = 64 << 20  # and takes at most that many bytes more
 PIECE = 1 << 16  # elements that are looked at at once, while they are in a cache
 # folded whatever the padding costs: the kernels read nothing else
-PACKING = (Pack, PackWeights, WinogradWeights, WinogradRowWeights)
+PACKED = (Pack, PackWeights)
+PACKING = (*PACKED, BilinearWeights, WinogradWeights, WinogradRowWeights)
 
 
 @dataclass(frozen=True)
@@ -101,11 +110,13 @@ class _Folder:
 def _packing(op: Op, module: Module) -> Callable[[], np.ndarray]:
     """What packs the weights of an operation, without keeping the operation."""
     stored = [module.constants.stored(v.owner.value) for v in op.operands]  # type: ignore[union-attr]
+    last = isinstance(op, PACKED)  # what others make is packed yet
     ref, attrs, shape = op.ref, op.attrs, op.result.tensor.static_shape  # type: ignore[attr-defined]
 
     def packed() -> np.ndarray:
         arrays = [s() if callable(s) else s for s in stored]
-        return without_subnormals(aligned(ref(*arrays, **attrs))).reshape(shape)
+        made = aligned(ref(*arrays, **attrs))
+        return (without_subnormals(made) if last else made).reshape(shape)
 
     return packed
 

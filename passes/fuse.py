@@ -1,6 +1,6 @@
 """Groups operations that become one kernel.
 
-Five kinds of group, formed in this order:
+Six kinds of group, formed in this order:
 
 - ``tile``: a packed contraction, the views through which its first operand is read, reshapes of the
   result and the elementwise operations that follow on the same elements (bias, residual,
@@ -11,6 +11,8 @@ Five kinds of group, formed in this order:
   that follow on the same elements unless it reads back what it wrote, then views that move it;
 - ``winograd``: a convolution by Winograd's method whose intermediate tensors are too large to leave
   the cache, with the elementwise operations that follow;
+- ``bilinear``: the products of blocks of matrices and the result made of them, with the elementwise
+  operations that follow;
 - ``loop``: everything else that computes element by element, with its producers pulled in.
 
 A group has one result; a loop group also gives what it computes for the end of the block on the
@@ -130,6 +132,8 @@ class _Grouping:
         for op in self.block.ops:
             if isinstance(op, ops.WinogradInput):
                 self._grow_winograd(op)
+            elif isinstance(op, ops.BilinearOutput):
+                self._grow_bilinear(op)
         for op in self.block.ops:
             if op in self.group_of:
                 continue
@@ -188,6 +192,16 @@ class _Grouping:
         if winograd_block(winograd_image(op, last), op.attrs["sizes"], self.machine):
             self._add_epilogue(group)
             self._close(group, "winograd")
+
+    def _grow_bilinear(self, op: ops.BilinearOutput) -> None:
+        """The products and what is made of them."""
+        product = op.y.op
+        if not isinstance(product, ops.MatmulPacked) or len(product.result.uses) != 1:
+            return
+        if product.parent is self.block and product.bp.shape[0] == op.scheme.products:
+            group: list[Op] = [product, op]
+            self._add_epilogue(group)
+            self._close(group, "bilinear")
 
     def _close(self, group: list[Op], kind: str) -> None:
         root = group[-1]

@@ -39,6 +39,7 @@ from pjit.ir.ops import (
 from pjit.ir.ops.nn import MERGED_DEPTH, SPATIAL
 from pjit.ir.ops.winograd_tiles import Pair, Tiling
 from pjit.ir.types import f32
+from pjit.passes.bilinear import bilinear_matmul, part_of, split_of
 from pjit.passes.context import Context, Pass
 from pjit.passes.cost import (
     Image,
@@ -135,6 +136,10 @@ class Layout(Pass):
         cols: Dim = op.b.shape[-1] if op.b.tensor.rank > 1 else 1
         if not worth_packing(rows, cols, is_constant(op.b) or is_invariant(op.b, op)):
             return None
+        split = split_of(op, context.machine)
+        if split is not None:
+            columns = self._columns(part_of(op, split), context)
+            return bilinear_matmul(op, b, split, columns)
         if op.b.tensor.rank == 2:
             rows = expr.product(op.a.shape[:-1])
         sizes = Product(rows, cols, op.a.shape[-1], bits=max(32, op.type.dtype.bits))

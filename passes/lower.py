@@ -233,6 +233,7 @@ def lower_group(
         machine: What it is for.
         bounds: For each input of the group what ``passes.bounds`` says of it.
     """
+    from pjit.passes.lower_bilinear import lower_bilinear
     from pjit.passes.lower_line import lower_line
     from pjit.passes.lower_loop import lower_loop
     from pjit.passes.lower_row import lower_row
@@ -246,6 +247,7 @@ def lower_group(
         "tile": lower_tile,
         "line": lower_line,
         "winograd": lower_winograd,
+        "bilinear": lower_bilinear,
     }
     kinds[fused.kind](build)
     return build.finish()
@@ -261,6 +263,7 @@ HEAVY = (
     "matmul_packed",
     "depthwise",
     "max_pool",
+    "bilinear_output",
     "winograd_product",
     "winograd_output",
     "winograd_row_output",

@@ -13,7 +13,15 @@ from pjit.ir.ops.fused import Fused
 from pjit.ir.ops.movement import behind_reshapes
 from pjit.ir.ops.program import Launch
 from pjit.ir.target import Limits, Machine
-from pjit.passes.cost import Image, Product, tile_cycles, weighed, winograd_cycles, winograd_image
+from pjit.passes.cost import (
+    Image,
+    Product,
+    sums_cycles,
+    tile_cycles,
+    weighed,
+    winograd_cycles,
+    winograd_image,
+)
 from pjit.passes.schedule import contraction
 
 _MOVES = (ops.Const, ops.Reshape, ops.Broadcast, ops.Yield)
@@ -37,7 +45,7 @@ def notes(fused: Fused) -> dict[str, Any]:
 
 def problem(fused: Fused) -> tuple[tuple[str, Dim], ...]:
     """The sizes that the cost model looks at, by name; none where it is a matter of bytes."""
-    if fused.kind == "tile":
+    if fused.kind in ("tile", "bilinear"):
         (batch, p), *others = contraction(fused)
         sizes = [("batch", batch), ("rows", p.rows), ("cols", p.cols), ("depth", p.depth)]
         for i, (n, other) in enumerate(others):
@@ -83,6 +91,8 @@ def predicted_seconds(
             for k in ("size", "taps", "stride")
         )
         cycles = winograd_cycles(Image(**sizes, taps=taps, strides=strides), size, machine)
+    elif choices.get("kind") == "bilinear":
+        cycles = _products_of_blocks(sizes, choices, weights, machine)
     else:
         limits = Limits.of(machine, threads)
         return max(limits.compute_seconds(flops), limits.memory_seconds(nbytes))
@@ -101,6 +111,16 @@ def _tiles(
         rows = sizes[f"rows{end}"]
         height = few if few and rows < mr else mr
         cycles += sizes[f"batch{end}"] * tile_cycles(replace(p, rows=rows), height, nr, machine)
+    return weighed(cycles, weights, machine)
+
+
+def _products_of_blocks(
+    sizes: Mapping[str, int], choices: Mapping[str, Any], weights: int, machine: Machine
+) -> float:
+    p = Product(sizes["rows"], sizes["cols"], sizes["depth"], bits=sizes["bits"])
+    near = machine.l2_bytes_per_cycle
+    cycles = sizes["batch"] * tile_cycles(p, choices["mr"], choices["nr"], machine)
+    cycles += sums_cycles(sizes["batch"], p.rows, p.cols, near, machine)
     return weighed(cycles, weights, machine)
 
 

@@ -20,6 +20,7 @@ PARALLEL_TARGET = 64  # iterations of a parallel nest beyond which it is not spl
 MIN_WORK = 30_000  # element operations that are worth a second thread
 TILE_CHUNK = 4  # row tiles that one parallel iteration makes at most
 LONG_CHUNK = 32  # the same where its rows stay in a cache
+ROWS_WAIT, WEIGHTS_WAIT = 1 / 2, 1 / 4  # of the time to read them for products of blocks
 SPREAD = 2 * TILE_CHUNK  # row tiles for each thread from which on threads share out the rows
 CHUNK = 4096  # elements of a flat loop that one parallel iteration handles
 
@@ -42,7 +43,10 @@ class Schedule(Pass):
         blocked = [o for o in module.main.walk() if isinstance(o, Fused) and o.kind == "winograd"]
         for op in blocked:
             op.attrs["schedule"] = tuple(winograd_schedule(op, context.machine).items())
-        return changed or bool(tiles or blocked)
+        products = [o for o in module.main.walk() if isinstance(o, Fused) and o.kind == "bilinear"]
+        for op in products:
+            op.attrs["schedule"] = tuple(bilinear_schedule(op, context.machine).items())
+        return changed or bool(tiles or blocked or products)
 
 
 def _defer_loops(block: Block) -> bool:
@@ -145,6 +149,39 @@ def winograd_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     return {"block": block, "mr": mr, "nr": nr}
 
 
+def bilinear_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
+    """The register tile of the products of blocks, and the parts of the result that are made at
+    once: so many rows and column blocks that all products there stay in the L2 cache.
+
+    Each part reads its rows of all sums, from L2 if they fit beside the products, and its columns
+    of all weights, which are asked for ahead. As many parts as there are threads, or a multiple,
+    end together.
+    """
+    ((count, sizes),) = contraction(fused)
+    nr = anchor_of(fused).operands[1].shape[-1]
+    mr = -tile_rows(sizes, nr, machine)[1]
+    tiles, blocks = -(-guess(sizes.rows) // mr), -(-guess(sizes.cols) // nr)
+    element = guess(count) * sizes.bits // 8
+    rate = machine.lanes(sizes.bits) * machine.vector_fmas
+    far = machine.memory_bytes_per_cycle
+
+    def cost(part: tuple[int, int]) -> float:
+        height, width = part[0] * mr, part[1] * nr
+        parts = -(-tiles // part[0]) * -(-blocks // part[1])
+        held = element * height * (width + guess(sizes.depth))
+        near = machine.l2_bytes_per_cycle if held <= machine.l2 // 2 else far
+        reading = ROWS_WAIT * height / near + WEIGHTS_WAIT * width / far
+        rounds = -(-parts // machine.threads)
+        return rounds * (height * width / rate + reading * sizes.bits / 8)
+
+    heights = dict.fromkeys(-(-tiles // n) for n in range(1, tiles + 1))
+    choices = [(h, w) for h in heights for w in range(1, blocks + 1)]
+    room = machine.scratch // 2 // element
+    fitting = [(h, w) for h, w in choices if h * mr * w * nr <= room] or [(1, 1)]
+    rows, width = min(fitting, key=cost)
+    return {"mr": mr, "nr": nr, "rows": rows * mr, "blocks": width}
+
+
 def tile_order(p: Product, mr: int, nr: int, machine: Machine) -> tuple[str, int]:
     """What stays in the L2 cache while the other operand passes, and row tiles in one iteration.
 
@@ -202,7 +239,7 @@ def work(fused: Fused) -> Dim:
 
 
 def _speed(kind: str) -> int:
-    return 4 if kind == "tile" else 1
+    return 4 if kind in ("tile", "bilinear") else 1
 
 
 def split_parallel(extents: list[Dim], keep: int) -> int:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -207,7 +208,8 @@ def compile_module(
         if sum(a.nbytes for a in module.constants.values()) >= LARGE:
             engine(target, options.threads, store).pool.prepare()  # before the packing
         used = clone(module) if source is None else module
-        binary = build(used, target, machine, options, again)
+        folder = None if store is None else store.for_files()
+        binary = build(used, target, machine, options, again, folder)
     binary.meta.update(notes or {})
     if store is not None and name is not None:
         store.store(name, binary)
@@ -220,6 +222,7 @@ def build(
     machine: Machine,
     options: Settings,
     source: Callable[[], Module],
+    folder: Path | None = None,
 ) -> Binary:
     """Runs all passes on a module, in place, and makes machine code of it.
 
@@ -229,12 +232,13 @@ def build(
         machine: What the code will run on.
         options: The settings.
         source: Makes the module again, to show what came before a pass that failed.
+        folder: Where large constants may be in files that this process alone can reach.
 
     Raises:
         PjitError: A pass or the back end failed.
     """
     with uncollected():
-        return _build(module, target, machine, options, source)
+        return _build(module, target, machine, options, source, folder)
 
 
 def _build(
@@ -243,6 +247,7 @@ def _build(
     machine: Machine,
     options: Settings,
     source: Callable[[], Module],
+    folder: Path | None,
 ) -> Binary:
     with_checks(module)
     heavy = sum(a.nbytes for a in module.constants.values()) >= HEAVY
@@ -258,7 +263,7 @@ def _build(
     program = view(module)
     with ThreadPoolExecutor(1, "pjit-constants") as beside:
         if heavy:  # else in turns, for the memory's sake; what fails there fails again below
-            beside.submit(own_constants, module)
+            beside.submit(own_constants, module, folder)
         code = backend(target).build(module, program, machine)
         if options.dump is not None:
             for name, text in backend(target).listings(module, program, machine).items():
@@ -271,7 +276,7 @@ def _build(
     for kernel in kernels(module):
         del module.functions[kernel.name]
     trim(again=True)
-    constants = own_constants(module)
+    constants = own_constants(module, folder)
     module.constants.clear()
     module.functions.clear()
     trim()

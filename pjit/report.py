@@ -282,7 +282,7 @@ def _problem(s: Step) -> str:
     one differ in their rows.
     """
     p = s.problem or {}
-    if s.kind == "tile":
+    if s.kind in ("tile", "bilinear"):
         ends = ["", *(k.removeprefix("batch") for k in p if k.startswith("batch."))]
         parts = [
             ("" if p[f"batch{e}"] == 1 else f"{p[f'batch{e}']} * ") + str(p[f"rows{e}"])

@@ -1,6 +1,7 @@
 """The graph operators, by family; importing this package registers all of them."""
 
 from pjit.ir.ops.basic import Const, Return, Sizes, Yield
+from pjit.ir.ops.bilinear import BilinearInput, BilinearOutput, BilinearWeights
 from pjit.ir.ops.control import If, Scan, While
 from pjit.ir.ops.conv_transpose import ConvTranspose
 from pjit.ir.ops.elementwise import (
@@ -108,6 +109,9 @@ __all__ = [
     "AvgPool",
     "Bands",
     "BatchNorm",
+    "BilinearInput",
+    "BilinearOutput",
+    "BilinearWeights",
     "Broadcast",
     "Cast",
     "Ceil",

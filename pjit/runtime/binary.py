@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import mmap
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +22,10 @@ from pjit.ir.loops import For, kernels
 from pjit.ir.program import ProgramView
 from pjit.ir.text import parse_module, print_module
 from pjit.ir.view import view
-from pjit.runtime.container import Bytes, Container, array_sections
+from pjit.runtime.container import Bytes, Container, array_sections, mapping_of, unmap
 
 _PIECE = 8 << 20  # bytes of a mapped file that are copied at a time
+_IN_FILE = 32 << 20  # bytes of an array from which on its copy is a file
 
 
 @dataclass
@@ -72,16 +77,25 @@ class Binary:
         )
 
 
-def own_constants(module: Module) -> dict[str, np.ndarray]:
+class _OwnFile(mmap.mmap):
+    """A mapping of a file that only this process can reach."""
+
+
+def own_constants(module: Module, folder: Path | None = None) -> dict[str, np.ndarray]:
     """The constants that the main function of a module uses.
 
     Weights are packed now, the largest first: what that takes besides is gone before most of the
     others are made. What still lies in the mapped file of a model is copied, also for the module:
-    the file may change.
+    the file may change. Large arrays, as embeddings, are copied to a file without a name, of which
+    only what calls read becomes resident.
+
+    Args:
+        module: The module.
+        folder: Where such files may be; by default there are none.
     """
     used = [op for op in module.main.walk() if isinstance(op, ops.Const)]
     for const in sorted(used, key=_size, reverse=True):
-        module.constants[const.value] = _owned(module.constants[const.value])
+        module.constants[const.value] = _owned(module.constants[const.value], folder)
     names = {const.value for const in used}
     return {name: module.constants[name] for name in module.constants if name in names}
 
@@ -110,24 +124,31 @@ def _outline(source: Block) -> Block:
     return body
 
 
-def _owned(array: np.ndarray) -> np.ndarray:
-    """The array, copied if its memory is a mapped file; what was read of the file is unmapped."""
-    base: Any = array
-    while base is not None:
-        if isinstance(base, mmap.mmap):
-            return _copied(array, base)
-        base = getattr(base, "base", None)
-    return array
+def _owned(array: np.ndarray, folder: Path | None) -> np.ndarray:
+    """The array, copied if its memory is a mapped file that others can write."""
+    mapped = mapping_of(array)
+    if mapped is None or isinstance(mapped, _OwnFile):
+        return array
+    return _copied(array, mapped, folder)
 
 
-def _copied(array: np.ndarray, mapped: mmap.mmap) -> np.ndarray:
+def _copied(array: np.ndarray, mapped: mmap.mmap, folder: Path | None) -> np.ndarray:
     """An aligned copy of an array in a mapped file, of which a piece at a time is resident."""
-    copy = aligned_empty(array.shape, array.dtype)
+    copy = _room(array, folder)
     rows = max(1, _PIECE * len(array) // array.nbytes) if array.ndim and array.nbytes else 1
     pieces = range(0, len(array), rows) if array.ndim else [0]
     for at in pieces:
         part = slice(at, at + rows) if array.ndim else ()
         copy[part] = array[part]
-        if hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        unmap(mapped)
+        unmap(mapping_of(copy))
     return copy
+
+
+def _room(array: np.ndarray, folder: Path | None) -> np.ndarray:
+    """Aligned memory for a copy of an array: a file's where that is worth it and possible."""
+    if folder is not None and array.nbytes >= _IN_FILE and hasattr(os, "posix_fallocate"):
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, array.nbytes)  # else writing may fail later
+            return np.ndarray(array.shape, array.dtype, _OwnFile(file.fileno(), array.nbytes))
+    return aligned_empty(array.shape, array.dtype)

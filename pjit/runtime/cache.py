@@ -114,6 +114,13 @@ class Cache:
         self._write(path, {}, {name: made})
         return made
 
+    def for_files(self) -> Path | None:
+        """The folder, for files without a name; None where it cannot be written."""
+        with contextlib.suppress(OSError):
+            self._make_folder()
+            return self.folder
+        return None
+
     def _write(
         self, path: Path, meta: Mapping[str, Any], sections: Mapping[str, container.Bytes]
     ) -> None:

@@ -24,6 +24,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -195,16 +196,15 @@ def write(
         OSError: The file cannot be written; nothing is left of it.
     """
     path = Path(path)
-    blocks = {n: _flat(b) for n, b in sections.items()}
     table: list[dict[str, Any]] = [
-        {"name": n, "offset": 0, "size": b.nbytes, "crc": zlib.crc32(b)} for n, b in blocks.items()
+        {"name": n, "offset": 0, "size": _size(b), "crc": _crc(b)} for n, b in sections.items()
     ]
     header = _placed(kind, dict(meta), table)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with open(temporary, "xb") as file:
             head = _HEAD.pack(MAGIC, VERSION, len(header), zlib.crc32(header), 0)
-            placed = zip((r["offset"] for r in table), blocks.values(), strict=True)
+            placed = zip((r["offset"] for r in table), sections.values(), strict=True)
             for piece in _pieces([(0, head), (len(head), header), *placed]):
                 file.write(piece)
         os.replace(temporary, path)
@@ -227,7 +227,44 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
     return mapped
 
 
-def _pieces(placed: Iterable[tuple[int, bytes | memoryview]]) -> Iterator[bytearray]:
+def mapping_of(array: np.ndarray) -> mmap.mmap | None:
+    """The mapping that an array lies in, if it does."""
+    base: Any = array
+    while base is not None:
+        if isinstance(base, mmap.mmap):
+            return base
+        base = getattr(base, "base", None)
+    return None
+
+
+def unmap(mapped: mmap.mmap | None) -> None:
+    """Leaves what was read of a mapped file to the system's cache, if it can."""
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _parts(block: Bytes) -> Iterator[memoryview]:
+    """The bytes of a block, of one in a mapped file a piece at a time."""
+    mapped = mapping_of(block) if isinstance(block, np.ndarray) else None
+    whole = _flat(block)
+    step = len(whole) if mapped is None else _PIECE
+    for at in range(0, len(whole), step or 1):
+        yield whole[at : at + step]
+        unmap(mapped)
+
+
+def _size(block: Bytes) -> int:
+    return block.nbytes if isinstance(block, np.ndarray) else len(block)
+
+
+def _crc(block: Bytes) -> int:
+    crc = 0
+    for part in _parts(block):
+        crc = zlib.crc32(part, crc)
+    return crc
+
+
+def _pieces(placed: Iterable[tuple[int, Bytes]]) -> Iterator[bytearray]:
     """What stands at offsets in a file, with zeros between, in aligned pieces.
 
     Systems that keep what is written to a file in large pages keep such pieces in them, and map
@@ -236,7 +273,7 @@ def _pieces(placed: Iterable[tuple[int, bytes | memoryview]]) -> Iterator[bytear
     piece = bytearray()
     end = 0
     for offset, block in placed:
-        for part in (memoryview(bytes(offset - end)), memoryview(block)):
+        for part in chain([memoryview(bytes(offset - end))], _parts(block)):
             at = 0
             while at < len(part):
                 count = min(len(part) - at, _PIECE - len(piece))
@@ -245,7 +282,7 @@ def _pieces(placed: Iterable[tuple[int, bytes | memoryview]]) -> Iterator[bytear
                 if len(piece) == _PIECE:
                     yield piece
                     piece.clear()
-        end = offset + len(block)
+        end = offset + _size(block)
     yield piece
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ from pjit.ir.text import parse_module, print_module
 from pjit.passes.snapshot import clone
 from pjit.runtime import artifact
 from pjit.runtime.binary import own_constants
-from pjit.runtime.container import write
+from pjit.runtime.container import mapping_of, write
 
 WEIGHT = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
 X = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)
@@ -140,6 +142,43 @@ def test_constants_in_a_mapped_file_are_copied(
     np.testing.assert_array_equal(copy, want)
     assert copy.shape == want.shape
     assert not want.size or not np.shares_memory(copy, mapped)
+
+
+def in_a_file(tmp_path: Path) -> tuple[Module, np.ndarray]:
+    """A module whose constant lies in a mapped file, and its value."""
+    want = np.arange(6000, dtype=np.float32).reshape(60, 100)
+    (tmp_path / "data").write_bytes(want.tobytes())
+    mapped = np.memmap(tmp_path / "data", np.uint8, "r")
+    text = "graph @main() -> f32[60,100] { %w = const @w : f32[60,100] return %w }"
+    return parse_module(text, {"w": np.ndarray(want.shape, np.float32, mapped)}), want
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no such files here")
+def test_a_large_constant_in_a_mapped_file_becomes_a_file_without_a_name(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("pjit.runtime.binary._IN_FILE", 24000)
+    monkeypatch.setattr("pjit.runtime.binary._PIECE", 4096)
+    module, want = in_a_file(tmp_path)
+    (folder := tmp_path / "cache").mkdir()
+    copy = own_constants(module, folder)["w"]
+    assert isinstance(mapping_of(copy), mmap.mmap)
+    assert not any(folder.iterdir())
+    np.testing.assert_array_equal(copy, want)
+    (tmp_path / "data").write_bytes(bytes(want.nbytes))  # others change the model's file
+    np.testing.assert_array_equal(copy, want)
+    assert own_constants(module, folder)["w"] is copy
+
+
+@pytest.mark.parametrize("folder", ["missing", None])
+def test_a_large_constant_is_in_memory_where_there_can_be_no_file(
+    tmp_path: Path, monkeypatch, folder: str | None
+) -> None:
+    monkeypatch.setattr("pjit.runtime.binary._IN_FILE", 24000)
+    module, want = in_a_file(tmp_path)
+    copy = own_constants(module, tmp_path / folder if folder else None)["w"]
+    assert mapping_of(copy) is None
+    np.testing.assert_array_equal(copy, want)
 
 
 def test_the_largest_constants_are_made_first_and_keep_their_order() -> None:

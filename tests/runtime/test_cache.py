@@ -316,9 +316,9 @@ def test_heavy_weights_are_packed_beside_the_code(own_settings: Path, monkeypatc
     packing: list[str] = []
     pack = compiler.own_constants
 
-    def noted(module: Module) -> dict[str, np.ndarray]:
+    def noted(module: Module, folder: Path) -> dict[str, np.ndarray]:
         packing.append(threading.current_thread().name)
-        return pack(module)
+        return pack(module, folder)
 
     monkeypatch.setattr("pjit.compiler.own_constants", noted)
     beside = compiled(cache_dir=own_settings / "other")
@@ -328,7 +328,7 @@ def test_heavy_weights_are_packed_beside_the_code(own_settings: Path, monkeypatc
 
 
 def test_weights_that_cannot_be_packed_are_an_error(own_settings: Path, monkeypatch) -> None:
-    def fail(array: np.ndarray) -> np.ndarray:
+    def fail(array: np.ndarray, folder: Path) -> np.ndarray:
         raise MemoryError("no memory for the weights")
 
     monkeypatch.setattr("pjit.compiler.HEAVY", 0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -143,3 +145,36 @@ def test_an_empty_or_short_file_is_damaged(path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(FormatError):
             Container.open(path, "model")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_of_arrays_in_a_mapped_file_a_piece_at_a_time_is_resident(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(container, "_PIECE", 1 << 16)
+    want = np.random.default_rng(0).integers(0, 256, 24 << 20, np.uint8)
+    want.tofile(tmp_path / "data")
+    mapped = np.memmap(tmp_path / "data", np.uint8, "r")
+
+    def resident() -> int:
+        smaps = Path("/proc/self/smaps").read_text()
+        after = smaps[smaps.index(str(tmp_path / "data")) :]
+        return int(after[after.index("Rss:") :].split()[1])
+
+    most = 0
+
+    class File(io.BufferedWriter):
+        def write(self, data) -> int:
+            nonlocal most
+            most = max(most, resident())
+            return super().write(data)
+
+    def opened(path, mode):
+        return File(io.FileIO(path, mode))
+
+    monkeypatch.setattr(container, "open", opened, raising=False)
+    container.write(tmp_path / "out", "model", {}, {"a": want[:9], "b": mapped})
+    monkeypatch.undo()
+    assert most <= 6 << 10, "KiB: pages have up to 2 MB"
+    read = container.Container.open(tmp_path / "out", "model")
+    np.testing.assert_array_equal(read.section("b"), want)
