@@ -10,7 +10,6 @@ from pjit.ir.ops import (
     BilinearWeights,
     Matmul,
     MatmulPacked,
-    Pack,
 )
 from pjit.ir.ops.bilinear_schemes import SCHEMES, Split
 from pjit.ir.target import Machine
@@ -57,7 +56,7 @@ def split_of(op: Matmul, machine: Machine) -> Split | None:
 def bilinear_matmul(op: Matmul, b: Builder, split: Split, nr: int) -> Value:
     """A matrix product as products of sums of blocks."""
     v = b(BilinearInput, op.a, split=split)
-    w = b(Pack, b(BilinearWeights, op.b, split=split), nr=nr)
+    w = b(BilinearWeights, op.b, split=split, nr=nr)
     y = b(MatmulPacked, v, w, cols=op.b.shape[-1] // split[2])
     return b(BilinearOutput, y, split=split, shape=op.type.shape)
 

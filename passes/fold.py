@@ -33,8 +33,8 @@ GROWTH = 4  # a larger result has at most that many times the bytes of its opera
 GROWTH_BYTES = 64 << 20  # and takes at most that many bytes more
 PIECE = 1 << 16  # elements that are looked at at once, while they are in a cache
 # folded whatever the padding costs: the kernels read nothing else
-PACKED = (Pack, PackWeights)
-PACKING = (*PACKED, BilinearWeights, WinogradWeights, WinogradRowWeights)
+PACKED = (Pack, PackWeights, BilinearWeights)
+PACKING = (*PACKED, WinogradWeights, WinogradRowWeights)
 
 
 @dataclass(frozen=True)

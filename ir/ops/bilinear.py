@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from pjit.ir import expr
+from pjit.ir.arrays import aligned_empty
 from pjit.ir.core import Value
 from pjit.ir.errors import require
 from pjit.ir.expr import Dim, unflatten
@@ -123,42 +124,49 @@ class BilinearInput(BilinearOp, LineOp, name="nn.bilinear_input"):
 
 
 class BilinearWeights(BilinearOp, LineOp, name="nn.bilinear_weights"):
-    """The sums of blocks of the second matrix: ``[K, N]`` becomes ``[products, K/k, N/n]``.
+    """The sums of blocks of the second matrix, packed.
 
-    Computed in f64 and rounded once.
+    ``[K, N]`` becomes ``[products, ceil(N/n/nr), K/k, nr]``; columns from N/n on are zero. Computed
+    in f64 and rounded once.
 
     (C1) There is a scheme of the split.
     (C2) The split divides K and N.
     (C3) w is a matrix.
+    (C4) nr is at least 1.
     """
 
     w = operand(PACKED)
+    nr = attr(doc="columns in a block of packed weights")
     __slots__ = ()
 
     @staticmethod
-    def infer(w: TensorType, *, split: Split) -> TensorType:
-        """``[products, K/k, N/n]``."""
+    def infer(w: TensorType, *, split: Split, nr: int) -> TensorType:
+        """``[products, ceil(N/n/nr), K/k, nr]``."""
         require(w.rank == 2, "(C3) w is a matrix", got=w)
+        require(nr >= 1, "(C4) nr is at least 1", got=nr)
         scheme = _check(split, (w.shape[0], split[1]), (w.shape[1], split[2]))
-        sides = (expr.floordiv(d, n) for d, n in zip(w.shape, split[1:], strict=True))
-        return w.with_shape((scheme.products, *sides))
+        depth, columns = (expr.floordiv(d, n) for d, n in zip(w.shape, split[1:], strict=True))
+        return w.with_shape((scheme.products, expr.ceildiv(columns, nr), depth, nr))
 
     @staticmethod
-    def ref(w: np.ndarray, *, split: Split) -> np.ndarray:
+    def ref(w: np.ndarray, *, split: Split, nr: int) -> np.ndarray:
         """Adds the blocks in f64, some rows at a time."""
         _, down, across = split
-        k, n = w.shape
-        blocks = w.reshape(down, k // down, across, n // across)
-        y = np.empty((SCHEMES[split].products, k // down, n // across), w.dtype)
-        for at in range(0, k // down, _ROWS_AT_ONCE):
+        scheme, (k, n) = SCHEMES[split], w.shape
+        height, width = k // down, n // across
+        count = -(-width // nr)
+        blocks = w.reshape(down, height, across, width)
+        packed = aligned_empty((scheme.products, count, height, nr), w.dtype)
+        for at in range(0, height, _ROWS_AT_ONCE):
             rows = slice(at, at + _ROWS_AT_ONCE)
-            for p, terms in enumerate(SCHEMES[split].terms("b")):
-                total: np.ndarray | float = 0.0
+            total = np.zeros((len(range(height)[rows]), count * nr))
+            for p, terms in enumerate(scheme.terms("b")):
+                total[:, :width] = 0.0
                 for sign, i in terms:
                     add = np.add if sign > 0 else np.subtract
-                    total = add(total, blocks[i // across, rows, i % across], dtype=np.float64)
-                y[p, rows] = total
-        return y
+                    add(total[:, :width], blocks[i // across, rows, i % across], total[:, :width])
+                packed[p, :, rows] = total.reshape(-1, count, nr).swapaxes(0, 1)
+        return packed
 
     @property
     def walked(self) -> tuple[int, ...]:
@@ -167,20 +175,24 @@ class BilinearWeights(BilinearOp, LineOp, name="nn.bilinear_weights"):
 
     def line(self, k: LineWriter, at: Sequence[Dim]) -> None:
         """The sums of the elements at one place in all blocks."""
-        row, column = at
-        height, width = self.type.shape[1:]
-        blocks = [
-            k.b.cast(k.read(self.w, (i * height + row, j * width + column)), f64)
-            for i in range(self.split[1])
-            for j in range(self.split[2])
-        ]
+        block, row, lane = at
+        height, width = self.type.shape[2], expr.floordiv(self.w.shape[1], self.split[2])
+        column = block * self.nr + lane
+
+        def read(i: int, j: int) -> Value:
+            at = (i * height + row, j * width + column)
+            value = k.guarded(((column, width),), lambda: k.read(self.w, at), 0.0)
+            return k.b.cast(value, f64)
+
+        blocks = [read(i, j) for i in range(self.split[1]) for j in range(self.split[2])]
         for p, terms in enumerate(self.scheme.terms("b")):
             total = _sum(k.b, ((s, blocks[i]) for s, i in terms))
-            k.write((p, row, column), k.b.cast(total, self.w.dtype))
+            k.write((p, block, row, lane), k.b.cast(total, self.w.dtype))
 
     samples = (
-        sample((9, 6), split=(2, 3, 3), dtypes=PACKED),
-        sample((4, 36), split=(2, 2, 2), dtypes=(f32,)),
+        sample((9, 6), split=(2, 3, 3), nr=4, dtypes=PACKED),
+        sample((6, 33), split=(2, 3, 3), nr=8, dtypes=(f32,)),
+        sample((4, 36), split=(2, 2, 2), nr=6, dtypes=(f32,)),
     )
 
 

@@ -8,6 +8,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -81,7 +82,9 @@ class _OwnFile(mmap.mmap):
     """A mapping of a file that only this process can reach."""
 
 
-def own_constants(module: Module, folder: Path | None = None) -> dict[str, np.ndarray]:
+def own_constants(
+    module: Module, folder: Path | None = None, threads: int = 1
+) -> dict[str, np.ndarray]:
     """The constants that the main function of a module uses.
 
     Weights are packed now, the largest first: what that takes besides is gone before most of the
@@ -92,12 +95,18 @@ def own_constants(module: Module, folder: Path | None = None) -> dict[str, np.nd
     Args:
         module: The module.
         folder: Where such files may be; by default there are none.
+        threads: How many pack; each takes memory beside the results.
     """
-    used = [op for op in module.main.walk() if isinstance(op, ops.Const)]
-    for const in sorted(used, key=_size, reverse=True):
-        module.constants[const.value] = _owned(module.constants[const.value], folder)
-    names = {const.value for const in used}
-    return {name: module.constants[name] for name in module.constants if name in names}
+    sizes = {op.value: _size(op) for op in module.main.walk() if isinstance(op, ops.Const)}
+
+    def own(name: str) -> None:
+        module.constants[name] = _owned(module.constants[name], folder)
+
+    largest_first = sorted(sizes, key=lambda name: -sizes[name])
+    with ThreadPoolExecutor(threads, "pjit-packing") as pool:
+        for _ in (map if threads == 1 else pool.map)(own, largest_first):
+            pass
+    return {name: module.constants[name] for name in module.constants if name in sizes}
 
 
 def _size(const: ops.Const) -> int:

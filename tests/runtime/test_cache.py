@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -316,9 +317,9 @@ def test_heavy_weights_are_packed_beside_the_code(own_settings: Path, monkeypatc
     packing: list[str] = []
     pack = compiler.own_constants
 
-    def noted(module: Module, folder: Path) -> dict[str, np.ndarray]:
+    def noted(module: Module, *args: Any) -> dict[str, np.ndarray]:
         packing.append(threading.current_thread().name)
-        return pack(module, folder)
+        return pack(module, *args)
 
     monkeypatch.setattr("pjit.compiler.own_constants", noted)
     beside = compiled(cache_dir=own_settings / "other")
