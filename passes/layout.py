@@ -53,6 +53,7 @@ from pjit.passes.cost import (
     worth_packing,
 )
 from pjit.passes.cse import merge_equal
+from pjit.passes.deepen import Deep, moved_bytes
 from pjit.passes.hoist import is_invariant
 from pjit.passes.pattern import is_constant
 from pjit.passes.rewrite import rewrite
@@ -105,6 +106,12 @@ class Layout(Pass):
             columns = self._columns(winograd_product(image(op), tile), context)
             whole = winograd_block(image(op), tile, machine) == 0
             return permuted(b, winograd_conv(op, b, tile, columns, exact=whole), first)
+        deep = Deep.of(op) if suits_winograd(op) and is_planar(op) else None
+        if deep is not None and (tile := self._deep(op, r, deep, context)):
+            inner = deep.conv(op, b)
+            columns = self._columns(winograd_product(image(inner), tile), context)
+            whole = winograd_block(image(inner), tile, machine) == 0
+            return permuted(b, winograd_conv(inner, b, tile, columns, exact=whole), first)
         rows = rows_of(op, sizes, r, machine)
         if rows is not None:
             columns = self._columns(rows.product(op, sizes.rows), context)
@@ -125,6 +132,14 @@ class Layout(Pass):
         sizes = replace(convolution(op), rows=planned.count * planned.height * planned.width)
         direct = product_cycles(beside(op, sizes, r), context.machine)
         return winograd_tile(planned, direct, context.machine)
+
+    def _deep(self, op: Conv, r: Positions, deep: Deep, context: Context) -> Pair | None:
+        """The tiles for the convolution of the deeper image, or None."""
+        machine, planned = context.machine, image(op)
+        sizes = replace(convolution(op), rows=planned.count * planned.height * planned.width)
+        moving = moved_bytes(op, planned.count) / machine.memory_bytes_per_cycle
+        direct = product_cycles(beside(op, sizes, r), machine) - moving
+        return winograd_tile(deep.image(op, planned.count), direct, machine)
 
     def _columns(self, sizes: Product, context: Context) -> int:
         return self.nr or tile_columns(sizes, context.machine)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,12 @@ _free: dict[int, list[np.ndarray]] = {}  # by size; no lock: a finalizer may com
 @functools.lru_cache(256)
 def _kind(nbytes: int) -> type[ctypes.Array]:
     """The type of blocks of a size. It is no array: NumPy would look through that to its memory."""
-    return type("Block", (ctypes.c_byte * nbytes,), {"__del__": lambda self: _give(self.memory)})
+
+    def give(self: Any, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not finalizing():  # else this module may be gone
+            _give(self.memory)
+
+    return type("Block", (ctypes.c_byte * nbytes,), {"__del__": give})
 
 
 def block(nbytes: int) -> Any:

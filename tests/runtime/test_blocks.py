@@ -72,3 +72,12 @@ def test_the_oldest_sizes_go_when_there_are_too_many_bytes(monkeypatch) -> None:
     made = block(3 * SIZE + 1)
     del made
     assert 3 * SIZE + 1 not in blocks._free
+
+
+def test_nothing_is_kept_when_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of the module may be gone by then."""
+    memory = block(SIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "_give", None)
+        type(memory).__del__(memory, lambda: True)
+    assert kept() == 0
