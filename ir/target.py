@@ -19,6 +19,8 @@ class Machine:
         fma: Whether a fused multiply-add is one instruction.
         simd: Whether one thread runs all lanes of a vector loop; else each is a thread of its own.
         masked: Whether masked vector loads and stores are one instruction.
+        direct: Whether products and convolutions are made as they are defined, also where methods
+            of fewer multiplications are faster.
         threads: Threads that run a program.
         l1, l2: Data cache of one core, bytes.
         l3: The last cache, which cores share, bytes.
@@ -37,6 +39,7 @@ class Machine:
     fma: bool = True
     simd: bool = True
     masked: bool = True
+    direct: bool = False
     threads: int = 1
     l1: int = 32 << 10
     l2: int = 1 << 20

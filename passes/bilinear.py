@@ -1,21 +1,82 @@
-"""Matrix products by fewer products of blocks, where the cost model prefers that."""
+"""Matrix products by fewer products of blocks, where the cost model prefers that.
+
+The pass runs before batches are split, so that what is chosen, and with it the bits of a result,
+does not depend on the parts. Rows that are added are not those of different items of a batch: the
+first dimension of the inputs of the main function is followed (``follow``).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 from pjit.ir.builder import Builder
-from pjit.ir.core import Value
-from pjit.ir.ops import (
-    BilinearInput,
-    BilinearOutput,
-    BilinearWeights,
-    Matmul,
-    MatmulPacked,
-)
+from pjit.ir.core import Module, Op, Value
+from pjit.ir.ops import BilinearInput, BilinearOutput, BilinearWeights, Matmul, MatmulPacked
 from pjit.ir.ops.bilinear_schemes import SCHEMES, Split
 from pjit.ir.target import Machine
 from pjit.ir.types import f32
-from pjit.passes.cost import BILINEAR_GAIN, Product, bilinear_cycles, product_cycles, worth
+from pjit.passes.context import Context, Pass
+from pjit.passes.cost import (
+    BILINEAR_GAIN,
+    Product,
+    bilinear_cycles,
+    product_cycles,
+    tile_columns,
+    worth,
+)
+from pjit.passes.follow import followed
 from pjit.passes.pattern import is_constant
+from pjit.passes.rewrite import rewrite
+
+
+@dataclass(frozen=True)
+class Bilinear(Pass):
+    """Makes products of blocks of matrix products."""
+
+    name: ClassVar[str] = "bilinear"
+    requires: ClassVar[tuple[str, ...]] = ("graph",)
+
+    def run(self, module: Module, context: Context) -> bool:
+        """Chooses for each product with a constant matrix."""
+        machine = context.machine
+        if machine.direct or not machine.simd:
+            return False
+        products = (op for op in module.main.walk() if isinstance(op, Matmul))
+        chosen = {op: split for op in products if (split := split_of(op, machine)) is not None}
+        if chosen:
+            mixed = _Items(module)
+            chosen = {op: split for op, split in chosen.items() if not mixed.among_rows(op)}
+
+        def split(op: Op, b: Builder) -> Any:
+            found = chosen.get(op)  # type: ignore[call-overload]
+            return None if found is None else bilinear_matmul(op, b, found, machine)
+
+        return bool(chosen) and rewrite(module, split, "bilinear")
+
+
+class _Items:
+    """Where the items of the first dimension of inputs are.
+
+    Attributes:
+        sizes: How many items there may be, if they are more than one.
+        dims: The dimension that has them, of values for which it is known.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self.dims = {v: 0 for v in module.main.args if v.shape and v.shape[0] != 1}
+        self.sizes = {v.shape[0] for v in self.dims}
+        for op in module.main.body.ops:
+            if not self.dims.keys().isdisjoint(op.operands) and not op.regions:
+                found = followed(op, self.dims)
+                if found is not None:
+                    self.dims[op.result] = found[0]
+
+    def among_rows(self, op: Matmul) -> bool:
+        """Whether the rows of a product may be items."""
+        known = self.dims.get(op.a)
+        rows = op.a.tensor.rank - 2
+        return known == rows if known is not None else op.a.shape[rows] in self.sizes
 
 
 def part_of(op: Matmul, split: Split) -> Product:
@@ -27,8 +88,8 @@ def part_of(op: Matmul, split: Split) -> Product:
 def split_of(op: Matmul, machine: Machine) -> Split | None:
     """The best split of a product, or None where the direct one is good enough.
 
-    Rows that are added belong to one item of a batch: all dimensions of the first operand but the
-    last two. What is chosen depends on one item, as what pays for one pays for more.
+    What is chosen depends on the last two dimensions of the first operand: what pays for one item
+    pays for more. A matrix, whose rows may be items, stays.
 
     Args:
         op: The product.
@@ -37,7 +98,7 @@ def split_of(op: Matmul, machine: Machine) -> Split | None:
     static = all(isinstance(d, int) and d > 0 for d in (*op.a.shape[-2:], *op.b.shape))
     if op.a.dtype != f32 or op.a.tensor.rank < 3 or op.b.tensor.rank != 2 or not static:
         return None
-    if not machine.simd or not is_constant(op.b):
+    if not is_constant(op.b):
         return None
     rows, depth, columns = _sizes(op)
     best = BILINEAR_GAIN * product_cycles(Product(rows, columns, depth), machine)
@@ -53,8 +114,10 @@ def split_of(op: Matmul, machine: Machine) -> Split | None:
     return found
 
 
-def bilinear_matmul(op: Matmul, b: Builder, split: Split, nr: int) -> Value:
+def bilinear_matmul(op: Op, b: Builder, split: Split, machine: Machine) -> Value:
     """A matrix product as products of sums of blocks."""
+    assert isinstance(op, Matmul)
+    nr = tile_columns(part_of(op, split), machine)
     v = b(BilinearInput, op.a, split=split)
     w = b(BilinearWeights, op.b, split=split, nr=nr)
     y = b(MatmulPacked, v, w, cols=op.b.shape[-1] // split[2])

@@ -36,10 +36,10 @@ STEP_COST = 0.3  # cycles of a step beside its arithmetic
 WINOGRAD_SIZES = (2, 3, 4)
 WINOGRAD_TILES: tuple[Pair, ...] = tuple(product(WINOGRAD_SIZES, WINOGRAD_SIZES))
 WINOGRAD_GAIN = 0.9  # the share of the direct convolution's time that is worth the lost accuracy
+BILINEAR_GAIN = 0.94  # the same for products of blocks of matrices
 TRANSFORM_STEPS = (
     4  # cycles of a transform for one vector at one point, when memory does not bound it
 )
-BILINEAR_GAIN = 0.94  # the same for products of blocks of matrices
 BLOCK_STEPS = 2  # cycles for one vector of a sum of blocks
 WINOGRAD_TRAFFIC = 2  # how often what is between comes from memory and goes there
 # How much slower a thread gets weights from memory while others do, for choices that must not

@@ -110,7 +110,7 @@ class _Folder:
 def _packing(op: Op, module: Module) -> Callable[[], np.ndarray]:
     """What packs the weights of an operation, without keeping the operation."""
     stored = [module.constants.stored(v.owner.value) for v in op.operands]  # type: ignore[union-attr]
-    last = isinstance(op, PACKED)  # what others make is packed yet
+    last = isinstance(op, PACKED)  # what others make is still to be packed
     ref, attrs, shape = op.ref, op.attrs, op.result.tensor.static_shape  # type: ignore[attr-defined]
 
     def packed() -> np.ndarray:

@@ -201,6 +201,7 @@ class _Grouping:
         if product.parent is self.block and product.bp.shape[0] == op.scheme.products:
             group: list[Op] = [product, op]
             self._add_epilogue(group)
+            self._add_final_moves(group)
             self._close(group, "bilinear")
 
     def _close(self, group: list[Op], kind: str) -> None:

@@ -39,7 +39,6 @@ from pjit.ir.ops import (
 from pjit.ir.ops.nn import MERGED_DEPTH, SPATIAL
 from pjit.ir.ops.winograd_tiles import Pair, Tiling
 from pjit.ir.types import f32
-from pjit.passes.bilinear import bilinear_matmul, part_of, split_of
 from pjit.passes.context import Context, Pass
 from pjit.passes.cost import (
     Image,
@@ -101,21 +100,10 @@ class Layout(Pass):
         machine = context.machine
         sizes = convolution(op)
         r = positions(op, sizes, machine)
-        tile = self._winograd(op, r, context)
-        if tile is not None:
-            columns = self._columns(winograd_product(image(op), tile), context)
-            whole = winograd_block(image(op), tile, machine) == 0
-            return permuted(b, winograd_conv(op, b, tile, columns, exact=whole), first)
-        deep = Deep.of(op) if suits_winograd(op) and is_planar(op) else None
-        if deep is not None and (tile := self._deep(op, r, deep, context)):
-            inner = deep.conv(op, b)
-            columns = self._columns(winograd_product(image(inner), tile), context)
-            whole = winograd_block(image(inner), tile, machine) == 0
-            return permuted(b, winograd_conv(inner, b, tile, columns, exact=whole), first)
-        rows = rows_of(op, sizes, r, machine)
-        if rows is not None:
-            columns = self._columns(rows.product(op, sizes.rows), context)
-            return permuted(b, row_conv(op, b, rows, columns), first)
+        if not machine.direct:
+            y = self._with_fewer_products(op, b, r, context)
+            if y is not None:
+                return permuted(b, y, first)
         if max(r) == 1:
             return permuted(b, packed_conv(op, b, self._columns(sizes, context)), first)
         wide = widened(op, b, r)
@@ -132,6 +120,29 @@ class Layout(Pass):
         sizes = replace(convolution(op), rows=planned.count * planned.height * planned.width)
         direct = product_cycles(beside(op, sizes, r), context.machine)
         return winograd_tile(planned, direct, context.machine)
+
+    def _with_fewer_products(
+        self, op: Conv, b: Builder, r: Positions, context: Context
+    ) -> Value | None:
+        """By Winograd's method, channels last, if that is better than ``r`` positions side by
+        side.
+        """
+        if tile := self._winograd(op, r, context):
+            return self._by_tiles(op, b, tile, context)
+        deep = Deep.of(op) if suits_winograd(op) and is_planar(op) else None
+        if deep is not None and (tile := self._deep(op, r, deep, context)):
+            return self._by_tiles(deep.conv(op, b), b, tile, context)
+        sizes = convolution(op)
+        rows = rows_of(op, sizes, r, context.machine)
+        if rows is None:
+            return None
+        return row_conv(op, b, rows, self._columns(rows.product(op, sizes.rows), context))
+
+    def _by_tiles(self, op: Conv, b: Builder, tile: Pair, context: Context) -> Value:
+        """By Winograd's method, channels last."""
+        columns = self._columns(winograd_product(image(op), tile), context)
+        whole = winograd_block(image(op), tile, context.machine) == 0
+        return winograd_conv(op, b, tile, columns, exact=whole)
 
     def _deep(self, op: Conv, r: Positions, deep: Deep, context: Context) -> Pair | None:
         """The tiles for the convolution of the deeper image, or None."""
@@ -151,10 +162,6 @@ class Layout(Pass):
         cols: Dim = op.b.shape[-1] if op.b.tensor.rank > 1 else 1
         if not worth_packing(rows, cols, is_constant(op.b) or is_invariant(op.b, op)):
             return None
-        split = split_of(op, context.machine)
-        if split is not None:
-            columns = self._columns(part_of(op, split), context)
-            return bilinear_matmul(op, b, split, columns)
         if op.b.tensor.rank == 2:
             rows = expr.product(op.a.shape[:-1])
         sizes = Product(rows, cols, op.a.shape[-1], bits=max(32, op.type.dtype.bits))

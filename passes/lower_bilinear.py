@@ -12,7 +12,7 @@ from pjit.ir import expr
 from pjit.ir.expr import Dim
 from pjit.ir.ops import BilinearOutput, MatmulPacked
 from pjit.passes.lower import KernelBuild
-from pjit.passes.lower_line import Writer, epilogue_of
+from pjit.passes.lower_line import Writer, epilogue_of, moves_of
 
 
 def lower_bilinear(k: KernelBuild) -> None:
@@ -27,7 +27,7 @@ def lower_bilinear(k: KernelBuild) -> None:
     columns, blocks = product.cols, product.bp.shape[1]
     mr, nr, height, width = (k.fused.choice(c) for c in ("mr", "nr", "rows", "blocks"))
     products = k.b.scratch(last.type.dtype, (count, height, width * nr))
-    epilogue = epilogue_of(k, last)
+    epilogue, moves = epilogue_of(k, last), moves_of(k, last)
 
     def run(i: Sequence[Dim]) -> None:
         first, start = i[0] * height, i[1] * width
@@ -55,7 +55,7 @@ def lower_bilinear(k: KernelBuild) -> None:
             )
 
         def interpolate(r: Dim, c: Dim) -> None:
-            writer = Writer(k, last.result, epilogue)
+            writer = Writer(k, last.result, epilogue, moves=moves)
             last.outputs(
                 writer,
                 (first + r, start * nr + c),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pjit.passes.affine import Affine
 from pjit.passes.bands import Banding
 from pjit.passes.batch import Batch
+from pjit.passes.bilinear import Bilinear
 from pjit.passes.canonicalize import Canonicalize
 from pjit.passes.check_once import CheckOnce
 from pjit.passes.context import Pass
@@ -34,13 +35,13 @@ SIMPLIFY: list[Pass] = [
     Dce(),
 ]
 LAYOUT: list[Pass] = [Layout(), Canonicalize(), Fold(), Hoist(), Cse(), CheckOnce(), Dce()]
-GRAPH: list[Pass] = [*SIMPLIFY, Batch(), *LAYOUT]
+GRAPH: list[Pass] = [*SIMPLIFY, Bilinear(), Batch(), *LAYOUT]
 KERNEL: list[Pass] = [Fuse(), Schedule(), Lower(), Banding()]
 
 PASSES: dict[str, type[Pass]] = {
     cls.name: cls
     for cls in (
-        *(Affine, Banding, Batch, Canonicalize, CheckOnce, Cse, Dce, Decompose, Fold),
+        *(Affine, Banding, Batch, Bilinear, Canonicalize, CheckOnce, Cse, Dce, Decompose, Fold),
         *(Fuse, Hoist, Layout, Lower, Schedule),
     )
 }

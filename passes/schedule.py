@@ -20,7 +20,8 @@ PARALLEL_TARGET = 64  # iterations of a parallel nest beyond which it is not spl
 MIN_WORK = 30_000  # element operations that are worth a second thread
 TILE_CHUNK = 4  # row tiles that one parallel iteration makes at most
 LONG_CHUNK = 32  # the same where its rows stay in a cache
-ROWS_WAIT, WEIGHTS_WAIT = 1 / 2, 1 / 4  # of the time to read them for products of blocks
+# The shares of the time of reading rows, and weights, that products of blocks wait for it.
+ROWS_WAIT, WEIGHTS_WAIT = 1 / 2, 1 / 4
 SPREAD = 2 * TILE_CHUNK  # row tiles for each thread from which on threads share out the rows
 CHUNK = 4096  # elements of a flat loop that one parallel iteration handles
 
@@ -72,12 +73,12 @@ def _defer_loops(block: Block) -> bool:
 
 
 def anchor_of(fused: Fused) -> Op:
-    """The contraction of a tile group."""
+    """The contraction of a group."""
     return next(o for o in fused.body.ops if getattr(o, "tile", None))
 
 
 def contraction(fused: Fused) -> list[tuple[Dim, Product]]:
-    """How many products the contraction of a tile group makes, and the sizes of one; several, the
+    """How many products the contraction of a group makes, and the sizes of one; several, the
     largest first, where they differ in their rows.
     """
     anchor = anchor_of(fused)
@@ -160,7 +161,8 @@ def bilinear_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     ((count, sizes),) = contraction(fused)
     nr = anchor_of(fused).operands[1].shape[-1]
     mr = -tile_rows(sizes, nr, machine)[1]
-    tiles, blocks = -(-guess(sizes.rows) // mr), -(-guess(sizes.cols) // nr)
+    rows = expr.substitute(sizes.rows, dict.fromkeys(expr.symbols(sizes.rows), 1))  # of one item
+    tiles, blocks = -(-guess(rows) // mr), -(-guess(sizes.cols) // nr)
     element = guess(count) * sizes.bits // 8
     rate = machine.lanes(sizes.bits) * machine.vector_fmas
     far = machine.memory_bytes_per_cycle

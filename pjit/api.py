@@ -152,6 +152,7 @@ def load(
     verify: bool | None = None,
     cache_dir: str | os.PathLike | None = None,
     isa: str | None = None,
+    direct: bool | None = None,
 ) -> Model:
     """Loads a network from an ONNX file, or from a ``.pjit`` file that ``pjit-convert`` wrote.
 
@@ -169,6 +170,8 @@ def load(
         verify: Whether to verify the IR after each pass.
         cache_dir: Folder of the compile cache.
         isa: The instruction set to compile for; by default all that the processor has.
+        direct: Whether to make products and convolutions as they are defined, also where methods of
+            fewer multiplications, which round more, are faster.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -187,6 +190,7 @@ def load(
         cache_dir=cache_dir,
         exec_mode=exec_mode,
         isa=isa,
+        direct=direct,
     )
     kind = kind_of(file)
     if kind == "pjit":

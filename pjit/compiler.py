@@ -263,7 +263,7 @@ def _build(
     program = view(module)
     with ThreadPoolExecutor(1, "pjit-constants") as beside:
         if heavy:  # else in turns, for the memory's sake; what fails there fails again below
-            beside.submit(own_constants, module, folder, thread_count({}))
+            beside.submit(own_constants, module, folder, options.threads)
         code = backend(target).build(module, program, machine)
         if options.dump is not None:
             for name, text in backend(target).listings(module, program, machine).items():
@@ -343,7 +343,7 @@ def machine_of(target: str, options: Settings) -> Machine:
             expected=", ".join(here),
             got=repr(options.isa),
         )
-    return here[options.isa]
+    return dataclasses.replace(here[options.isa], direct=options.direct)
 
 
 def open_cache(options: Settings) -> Cache:

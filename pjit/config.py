@@ -36,6 +36,8 @@ class Settings:
             exist).
         isa: The instruction set to compile for: ``host``, all that this processor has, or a level
             of it, such as ``x86-64-v2``.
+        direct: Whether products and convolutions are made as they are defined, also where methods
+            of fewer multiplications, which round more, are faster.
     """
 
     threads: int
@@ -45,6 +47,7 @@ class Settings:
     cache_dir: Path | None = None
     exec_mode: str = "async"
     isa: str = "host"
+    direct: bool = False
 
     @property
     def sync(self) -> bool:
@@ -71,6 +74,7 @@ def settings(
     cache_dir: str | os.PathLike | None = None,
     exec_mode: str | None = None,
     isa: str | None = None,
+    direct: bool | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Reads the settings; an argument that is not None goes before the environment.
@@ -88,6 +92,7 @@ def settings(
         cache_dir=None if cache is None else _folder("cache_dir", "PJIT_CACHE_DIR", cache),
         exec_mode=_mode(exec_mode, environ),
         isa=isa if isa is not None else environ.get("PJIT_ISA") or "host",
+        direct=_flag("PJIT_DIRECT", environ.get("PJIT_DIRECT", "")) if direct is None else direct,
     )
 
 

@@ -38,7 +38,8 @@ class Step:
 
     Attributes:
         kernel: The name of the kernel, or of the operator (control flow, or on the host).
-        kind: ``loop``, ``row``, ``tile``, ``line``, ``winograd``; ``copy``, ``control``, ``host``.
+        kind: ``loop``, ``row``, ``tile``, ``line``, ``winograd``, ``bilinear``; ``copy``,
+            ``control``, ``host``.
         operators: The operators that it computes.
         problem: The sizes that the cost model looked at, by name.
         schedule: The choices that made the kernel.

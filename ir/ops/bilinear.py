@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 32  # of the weights, so that what is computed in double precisi
 
 
 def _check(split: Split, *extents: tuple[Dim, int]) -> Scheme:
-    """Checks (C1) and (C2)."""
+    """The scheme of a split; checks (C1) and (C2)."""
     require(split in SCHEMES, "(C1) there is a scheme of the split", got=split)
     for extent, parts in extents:
         whole = parts * expr.floordiv(extent, parts)

@@ -23,7 +23,7 @@ from pjit.ir.loops import For, kernels
 from pjit.ir.program import ProgramView
 from pjit.ir.text import parse_module, print_module
 from pjit.ir.view import view
-from pjit.runtime.container import Bytes, Container, array_sections, mapping_of, unmap
+from pjit.runtime.container import Bytes, Container, OwnFile, array_sections, mapping_of, unmap
 
 _PIECE = 8 << 20  # bytes of a mapped file that are copied at a time
 _IN_FILE = 32 << 20  # bytes of an array from which on its copy is a file
@@ -76,10 +76,6 @@ class Binary:
         return Binary(
             view(module), code, module.constants, text, container.meta.get(f"{group}/meta", {})
         )
-
-
-class _OwnFile(mmap.mmap):
-    """A mapping of a file that only this process can reach."""
 
 
 def own_constants(
@@ -136,7 +132,7 @@ def _outline(source: Block) -> Block:
 def _owned(array: np.ndarray, folder: Path | None) -> np.ndarray:
     """The array, copied if its memory is a mapped file that others can write."""
     mapped = mapping_of(array)
-    if mapped is None or isinstance(mapped, _OwnFile):
+    if mapped is None or isinstance(mapped, OwnFile):
         return array
     return _copied(array, mapped, folder)
 
@@ -151,6 +147,7 @@ def _copied(array: np.ndarray, mapped: mmap.mmap, folder: Path | None) -> np.nda
         copy[part] = array[part]
         unmap(mapped)
         unmap(mapping_of(copy))
+    copy.flags.writeable = False
     return copy
 
 
@@ -159,5 +156,5 @@ def _room(array: np.ndarray, folder: Path | None) -> np.ndarray:
     if folder is not None and array.nbytes >= _IN_FILE and hasattr(os, "posix_fallocate"):
         with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, array.nbytes)  # else writing may fail later
-            return np.ndarray(array.shape, array.dtype, _OwnFile(file.fileno(), array.nbytes))
+            return np.ndarray(array.shape, array.dtype, OwnFile(file.fileno(), array.nbytes))
     return aligned_empty(array.shape, array.dtype)

@@ -115,7 +115,7 @@ class Cache:
         return made
 
     def for_files(self) -> Path | None:
-        """The folder, for files without a name; None where it cannot be written."""
+        """The folder, for files without a name; None where there is none and none can be made."""
         with contextlib.suppress(OSError):
             self._make_folder()
             return self.folder

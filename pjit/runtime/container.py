@@ -184,7 +184,7 @@ def _damaged(path: Path, expected: str, got: str) -> FormatError:
 def array_sections(group: str, arrays: Mapping[str, np.ndarray]) -> tuple[list, dict[str, Bytes]]:
     """A group of arrays: the entry of ``meta`` under its name, and its sections."""
     listed = [[n, str(dtype(a.dtype)), list(a.shape)] for n, a in arrays.items()]
-    return listed, {f"{group}/{n}": a for n, a in arrays.items()}
+    return listed, {f"{group}/{n}": np.asarray(a) for n, a in arrays.items()}  # of scalars too
 
 
 def write(
@@ -227,6 +227,10 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
     return mapped
 
 
+class OwnFile(mmap.mmap):
+    """A shared mapping of a file that only this process can reach."""
+
+
 def mapping_of(array: np.ndarray) -> mmap.mmap | None:
     """The mapping that an array lies in, if it does."""
     base: Any = array
@@ -238,8 +242,13 @@ def mapping_of(array: np.ndarray) -> mmap.mmap | None:
 
 
 def unmap(mapped: mmap.mmap | None) -> None:
-    """Leaves what was read of a mapped file to the system's cache, if it can."""
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+    """Leaves what was read of a mapped file to the system's cache, if it can.
+
+    A private mapping that can be written stays: what was written to it is nowhere else.
+    """
+    if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    if isinstance(mapped, OwnFile) or memoryview(mapped).readonly:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from native import NativeProgram
 from rewriting import check_pass, find
 
-from pjit.backends.llvm.target import machine
+from pjit.backends.llvm.target import machine, runs_here
 from pjit.ir import interpret, ops, sym, tensor
 from pjit.ir.core import Module
 from pjit.ir.ops.bilinear_schemes import SCHEMES, Split
 from pjit.ir.target import Machine
 from pjit.ir.types import f16, f32, f64
-from pjit.passes import cost, layout
+from pjit.passes import bilinear, cost
+from pjit.passes.bilinear import Bilinear
 from pjit.passes.context import Context
-from pjit.passes.layout import Layout
 from pjit.passes.manager import run_pipeline
 from pjit.passes.pipelines import GRAPH, KERNEL
 
@@ -52,7 +52,7 @@ def net(x: tuple, columns: int, dtype=f32, weight=None) -> Module:
 
 
 def chosen(m: Module) -> list[Split]:
-    Layout().run(m, Context(WIDE))
+    Bilinear().run(m, Context(WIDE))
     return [op.split for op in find(m, "nn.bilinear_output")]
 
 
@@ -111,7 +111,13 @@ def test_not_with_weights_that_are_no_constants() -> None:
 
 def test_not_where_lanes_are_threads() -> None:
     m = net((1, 128, 768), 3072)
-    Layout().run(m, Context(replace(WIDE, simd=False)))
+    Bilinear().run(m, Context(replace(WIDE, simd=False)))
+    assert not find(m, "nn.bilinear_output")
+
+
+def test_not_where_products_are_to_be_direct() -> None:
+    m = net((1, 128, 768), 3072)
+    Bilinear().run(m, Context(replace(WIDE, direct=True)))
     assert not find(m, "nn.bilinear_output")
 
 
@@ -122,18 +128,18 @@ def test_more_weights_must_save_time(monkeypatch) -> None:
 
 @pytest.mark.parametrize("split", SCHEMES)
 def test_the_graph_keeps_its_meaning(monkeypatch, split: Split) -> None:
-    monkeypatch.setattr(layout, "split_of", lambda *_: split)
+    monkeypatch.setattr(bilinear, "split_of", lambda *_: split)
     m, k, n = split
-    check_pass(net((2, 3 * m, 5 * k), 7 * n), Layout().run, Context(WIDE))
+    check_pass(net((2, 3 * m, 5 * k), 7 * n), Bilinear().run, Context(WIDE))
 
 
 def compiled(monkeypatch, m: Module, split: Split | None, target=HOST) -> NativeProgram:
-    monkeypatch.setattr(layout, "split_of", lambda *_: split)
+    monkeypatch.setattr(bilinear, "split_of", lambda *_: split)
     run_pipeline(m, [*GRAPH, *KERNEL], Context(target))
     return NativeProgram(m, target)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(list(SCHEMES)),
     st.tuples(st.integers(1, 2), st.integers(1, 30), st.integers(1, 20), st.integers(1, 70)),
@@ -184,6 +190,92 @@ def test_items_of_a_batch_do_not_depend_on_each_other(monkeypatch, split: Split)
         assert alone(x[i : i + 1], threads=1)[0].tobytes() == together[i].tobytes()
 
 
+def seconds_first(shape: tuple, columns: int) -> Module:
+    """Two products of a transposed input: their rows are the first dimension of the input."""
+    depth = shape[-1]
+    weights = [rng.standard_normal(s) for s in ((depth, columns), (columns, depth))]
+
+    def build(b, x):
+        y = b(ops.Transpose, x, perm=(1, 0, 2))
+        for w in weights:
+            y = b(ops.Relu, b(ops.Matmul, y, b.constant(w, np.float32)))
+        return b(ops.Transpose, y, perm=(1, 0, 2))
+
+    return graph(build, [tensor(f32, *shape)])
+
+
+@pytest.mark.parametrize("items", [256, sym("N")])
+def test_items_that_are_rows_are_not_added(items) -> None:
+    assert not chosen(seconds_first((items, 128, 768), 3072))
+
+
+def test_one_item_may_be_anywhere() -> None:
+    assert chosen(seconds_first((1, 128, 768), 3072)) == []  # the rows are one
+    m = net((1, 128, 768), 3072)
+    assert chosen(m) == [THIRDS]
+
+
+def test_rows_as_many_as_items_of_which_nothing_is_known() -> None:
+    w = rng.standard_normal((768, 3072))
+
+    def build(b, x):
+        y = b(ops.Reshape, x, shape=(1, 128, 768))  # the items may be anywhere
+        return b(ops.Matmul, y, b.constant(w, np.float32))
+
+    assert not chosen(graph(build, [tensor(f32, 128, 768)]))
+
+
+def test_what_is_chosen_does_not_depend_on_how_a_batch_is_split() -> None:
+    """The same bits when compiled for any number of threads, which choose the parts."""
+    x = rng.standard_normal((32, 64, 96)).astype(np.float32)
+    w = rng.standard_normal((96, 96)).astype(np.float32)
+    results = set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bilinear, "BILINEAR_GAIN", 10.0)
+        for threads in (1, 2, 8):
+            m = net(x.shape, 96, weight=w)
+            target = replace(HOST, threads=threads, l2=1 << 16, l3=1 << 20)
+            run_pipeline(m, [*GRAPH, *KERNEL], Context(target))
+            results.add(NativeProgram(m, target)(x, threads=2)[0].tobytes())
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("split", SCHEMES)
+def test_the_results_may_move(monkeypatch, split: Split) -> None:
+    """As the heads of attention: no kernel for that alone."""
+    w = rng.standard_normal((36, 96))
+
+    def build(b, x):
+        y = b(ops.Add, b(ops.Matmul, x, b.constant(w, np.float32)), b.constant(w[0], np.float32))
+        y = b(ops.Reshape, y, shape=(2, 12, 3, 32))
+        return b(ops.Transpose, y, perm=(0, 2, 1, 3))
+
+    m = graph(build, [tensor(f32, 2, 12, 36)])
+    x = rng.standard_normal((2, 12, 36)).astype(np.float32)
+    (want,) = interpret(m, x)
+    run = compiled(monkeypatch, m, split)
+    assert [dict(op.schedule)["kind"] for op in find(m, "launch")] == ["line", "bilinear"]
+    assert close(run(x, threads=2)[0], want, 1e-5)
+
+
+@pytest.mark.parametrize("isa", ["x86-64-v2", "x86-64-v3"])
+def test_other_instruction_sets(monkeypatch, isa: str) -> None:
+    if not runs_here(machine(isa)):
+        pytest.skip(f"this processor does not run {isa}")
+    x = rng.standard_normal((2, 20, 39)).astype(np.float32)
+    m = net(x.shape, 51)
+    (want,) = interpret(m, x)
+    assert close(compiled(monkeypatch, m, THIRDS, machine(isa))(x, threads=2)[0], want, 1e-5)
+
+
+@pytest.mark.parametrize("items", [0, 1, 3])
+def test_any_number_of_items(monkeypatch, items: int) -> None:
+    m = net((sym("N"), 20, 39), 51)
+    x = rng.standard_normal((items, 20, 39)).astype(np.float32)
+    (want,) = interpret(m, x)
+    assert close(compiled(monkeypatch, m, THIRDS)(x, threads=2)[0], want, 1e-5)
+
+
 def parts(threads: int, x: tuple, columns: int, target: Machine = WIDE) -> dict:
     target = replace(target, threads=threads)
     m = net(x, columns)
@@ -202,6 +294,10 @@ def test_there_are_parts_for_all_threads() -> None:
     choices = parts(8, (1, 128, 768), 768)
     rows, columns = -(-64 // choices["rows"]), -(-256 // (choices["blocks"] * choices["nr"]))
     assert rows * columns >= 8
+
+
+def test_one_item_has_parts_for_all_threads_where_their_number_is_free() -> None:
+    assert parts(8, (sym("N"), 128, 3072), 768) == parts(8, (1, 128, 3072), 768)
 
 
 def test_a_part_is_at_least_a_tile() -> None:

@@ -95,7 +95,7 @@ def test_taps_and_pads(kernel: tuple, pads: tuple, deep: Deep) -> None:
     assert Deep.of(conv) == deep
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(4, 12), st.integers(4, 12)),
     st.tuples(st.integers(2, 7), st.integers(2, 7)),

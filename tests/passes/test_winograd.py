@@ -103,6 +103,16 @@ def test_dynamic_weights_and_f64_stay_direct():
     assert not sizes(m)
 
 
+def test_none_where_products_are_to_be_direct():
+    def build(b, x):
+        return conv(b, x, weight(b, 128, CHANNELS))
+
+    assert sizes(laid_out(build, large()))
+    m = graph(build, [large()])
+    Layout().run(m, Context(replace(WIDE, direct=True)))
+    assert not sizes(m)
+
+
 def test_weights_from_memory_favour_smaller_tiles():
     """With few tiles the weights decide: those of size 4 are more than twice as large."""
     few = Image(1, 7, 7, 512, 512)

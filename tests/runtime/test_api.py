@@ -135,6 +135,19 @@ def test_the_instruction_set_is_a_setting(tmp_path: Path, monkeypatch) -> None:
         pjit.load(path, isa="z80")
 
 
+def test_direct_products_are_a_setting(tmp_path: Path, monkeypatch) -> None:
+    """The programs of both ways are different entries of the cache."""
+    path = save(tmp_path / "net.onnx")
+    folder = tmp_path / "cache"
+    check(pjit.load(path, threads=1, cache_dir=folder))
+    assert pjit.load(path, threads=1, cache_dir=folder).report().cached
+    model = pjit.load(path, threads=1, cache_dir=folder, direct=True)
+    assert not model.report().cached
+    check(model)
+    monkeypatch.setenv("PJIT_DIRECT", "1")
+    assert pjit.load(path, threads=1, cache_dir=folder).report().cached
+
+
 @pytest.mark.parametrize(
     ("inputs", "parts"),
     [

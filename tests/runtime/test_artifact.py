@@ -168,6 +168,7 @@ def test_a_large_constant_in_a_mapped_file_becomes_a_file_without_a_name(
     (tmp_path / "data").write_bytes(bytes(want.nbytes))  # others change the model's file
     np.testing.assert_array_equal(copy, want)
     assert own_constants(module, folder)["w"] is copy
+    assert not copy.flags.writeable  # a child of a fork shares it
 
 
 @pytest.mark.parametrize("folder", ["missing", None])

@@ -11,13 +11,14 @@ from pjit.errors import SettingError
 def test_defaults() -> None:
     s = settings(environ={})
     assert s.threads >= 1
-    assert (s.dump, s.log, s.verify, s.cache_dir, s.exec_mode, s.isa) == (
+    assert (s.dump, s.log, s.verify, s.cache_dir, s.exec_mode, s.isa, s.direct) == (
         None,
         frozenset(),
         False,
         None,
         "async",
         "host",
+        False,
     )
 
 
@@ -31,8 +32,10 @@ def test_environment(tmp_path: Path) -> None:
             "PJIT_CACHE_DIR": str(tmp_path / "new"),
             "PJIT_EXEC_MODE": "sync",
             "PJIT_ISA": "x86-64-v2",
+            "PJIT_DIRECT": "1",
         }
     )
+    assert s.direct
     assert s.isa == "x86-64-v2"
     assert (s.threads, s.dump, s.verify, s.sync) == (3, tmp_path, True, True)
     assert s.cache_dir == tmp_path / "new"
@@ -54,6 +57,7 @@ def test_arguments_go_first() -> None:
         ({}, {"threads": 0}, ["threads", "0"]),
         ({}, {"threads": True}, ["threads", "True"]),
         ({"PJIT_VERIFY": "maybe"}, {}, ["PJIT_VERIFY", "1 or 0", "'maybe'"]),
+        ({"PJIT_DIRECT": "maybe"}, {}, ["PJIT_DIRECT", "1 or 0", "'maybe'"]),
         ({"PJIT_LOG": "cache,noise"}, {}, ["PJIT_LOG", "noise", "recompiles"]),
         ({"PJIT_EXEC_MODE": "fast"}, {}, ["PJIT_EXEC_MODE", "async or sync", "'fast'"]),
         ({}, {"exec_mode": ""}, ["exec_mode", "async or sync"]),

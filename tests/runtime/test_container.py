@@ -16,6 +16,7 @@ ARRAYS = {
     "w": np.arange(12, dtype=np.float32).reshape(3, 4),
     "half": np.ones(5, ml_dtypes.bfloat16),
     "scalar": np.array(3, np.int64),
+    "number": np.float64(3.5),
     "empty": np.zeros((0, 7), np.uint8),
     "flags": np.array([True, False]),
     "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
@@ -178,3 +179,12 @@ def test_of_arrays_in_a_mapped_file_a_piece_at_a_time_is_resident(
     assert most <= 6 << 10, "KiB: pages have up to 2 MB"
     read = container.Container.open(tmp_path / "out", "model")
     np.testing.assert_array_equal(read.section("b"), want)
+
+
+def test_what_was_written_to_a_private_mapping_stays(tmp_path: Path) -> None:
+    np.zeros(1 << 16, np.uint8).tofile(tmp_path / "data")
+    changed = np.memmap(tmp_path / "data", np.uint8, "c")
+    changed[:] = 7
+    write(tmp_path / "out", "model", {}, {"a": changed})
+    assert (changed == 7).all()
+    assert (Container.open(tmp_path / "out", "model").section("a") == 7).all()
