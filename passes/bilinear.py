@@ -43,16 +43,18 @@ class Bilinear(Pass):
         if machine.direct or not machine.simd:
             return False
         products = (op for op in module.main.walk() if isinstance(op, Matmul))
-        chosen = {op: split for op in products if (split := split_of(op, machine)) is not None}
-        if chosen:
-            mixed = _Items(module)
-            chosen = {op: split for op, split in chosen.items() if not mixed.among_rows(op)}
+        splits = ((op, split_of(op, machine)) for op in products)
+        chosen: dict[Op, Split] = {op: split for op, split in splits if split is not None}
+        if not chosen:
+            return False
+        items = _Items(module)
 
-        def split(op: Op, b: Builder) -> Any:
-            found = chosen.get(op)  # type: ignore[call-overload]
-            return None if found is None else bilinear_matmul(op, b, found, machine)
+        def by_blocks(op: Op, b: Builder) -> Any:
+            if op not in chosen or items.among_rows(op):
+                return None
+            return bilinear_matmul(op, b, chosen[op], machine)
 
-        return bool(chosen) and rewrite(module, split, "bilinear")
+        return rewrite(module, by_blocks, "bilinear")
 
 
 class _Items:
@@ -72,11 +74,11 @@ class _Items:
                 if found is not None:
                     self.dims[op.result] = found[0]
 
-    def among_rows(self, op: Matmul) -> bool:
+    def among_rows(self, op: Op) -> bool:
         """Whether the rows of a product may be items."""
-        known = self.dims.get(op.a)
-        rows = op.a.tensor.rank - 2
-        return known == rows if known is not None else op.a.shape[rows] in self.sizes
+        a = op.operands[0]
+        known, rows = self.dims.get(a), a.tensor.rank - 2
+        return known == rows if known is not None else a.shape[rows] in self.sizes
 
 
 def part_of(op: Matmul, split: Split) -> Product:
