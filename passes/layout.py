@@ -38,6 +38,7 @@ from pjit.ir.ops import (
 )
 from pjit.ir.ops.nn import MERGED_DEPTH, SPATIAL
 from pjit.ir.ops.winograd_tiles import Pair, Tiling
+from pjit.ir.target import Machine
 from pjit.ir.types import f32
 from pjit.passes.context import Context, Pass
 from pjit.passes.cost import (
@@ -127,30 +128,27 @@ class Layout(Pass):
         """By Winograd's method, channels last, if that is better than ``r`` positions side by
         side.
         """
-        if tile := self._winograd(op, r, context):
-            return self._by_tiles(op, b, tile, context)
-        deep = Deep.of(op) if suits_winograd(op) and is_planar(op) else None
-        if deep is not None and (tile := self._deep(op, r, deep, context)):
-            return self._by_tiles(deep.conv(op, b), b, tile, context)
+        machine = context.machine
+        if suits_winograd(op):
+            planned, direct = image(op), _image_cycles(op, r, machine)
+            if tile := winograd_tile(planned, direct, machine):
+                return self._by_tiles(op, b, tile, context)
+            if is_planar(op) and (deep := Deep.of(op)) is not None:
+                moving = moved_bytes(op, planned.count) / machine.memory_bytes_per_cycle
+                inner = deep.image(op, planned.count)
+                if tile := winograd_tile(inner, direct - moving, machine):
+                    return self._by_tiles(deep.conv(op, b), b, tile, context)
         sizes = convolution(op)
-        rows = rows_of(op, sizes, r, context.machine)
+        rows = rows_of(op, sizes, r, machine)
         if rows is None:
             return None
         return row_conv(op, b, rows, self._columns(rows.product(op, sizes.rows), context))
 
     def _by_tiles(self, op: Conv, b: Builder, tile: Pair, context: Context) -> Value:
-        """By Winograd's method, channels last."""
+        """By Winograd's method in tiles of the image, channels last."""
         columns = self._columns(winograd_product(image(op), tile), context)
         whole = winograd_block(image(op), tile, context.machine) == 0
         return winograd_conv(op, b, tile, columns, exact=whole)
-
-    def _deep(self, op: Conv, r: Positions, deep: Deep, context: Context) -> Pair | None:
-        """The tiles for the convolution of the deeper image, or None."""
-        machine, planned = context.machine, image(op)
-        sizes = replace(convolution(op), rows=planned.count * planned.height * planned.width)
-        moving = moved_bytes(op, planned.count) / machine.memory_bytes_per_cycle
-        direct = product_cycles(beside(op, sizes, r), machine) - moving
-        return winograd_tile(deep.image(op, planned.count), direct, machine)
 
     def _columns(self, sizes: Product, context: Context) -> int:
         return self.nr or tile_columns(sizes, context.machine)
@@ -166,6 +164,13 @@ class Layout(Pass):
             rows = expr.product(op.a.shape[:-1])
         sizes = Product(rows, cols, op.a.shape[-1], bits=max(32, op.type.dtype.bits))
         return packed_matmul(op, b, self._columns(sizes, context))
+
+
+def _image_cycles(op: Conv, r: Positions, machine: Machine) -> float:
+    """Cycles of a convolution of images, with ``r`` positions side by side."""
+    planned = image(op)
+    rows = planned.count * planned.height * planned.width
+    return product_cycles(beside(op, replace(convolution(op), rows=rows), r), machine)
 
 
 def convolution(op: Conv) -> Product:

@@ -37,17 +37,16 @@ class Schedule(Pass):
     def run(self, module: Module, context: Context) -> bool:
         """Orders the loops and annotates the groups of the main function."""
         changed = _defer_loops(module.main.body)
-        tiles = [o for o in module.main.walk() if isinstance(o, Fused) and o.kind == "tile"]
-        for op in tiles:
-            choices = dict(op.schedule) | tile_schedule(op, context.machine)
+        schedules = {
+            "tile": tile_schedule,
+            "winograd": winograd_schedule,
+            "bilinear": bilinear_schedule,
+        }
+        groups = [o for o in module.main.walk() if isinstance(o, Fused) and o.kind in schedules]
+        for op in groups:
+            choices = dict(op.schedule) | schedules[op.kind](op, context.machine)
             op.attrs["schedule"] = tuple(choices.items())
-        blocked = [o for o in module.main.walk() if isinstance(o, Fused) and o.kind == "winograd"]
-        for op in blocked:
-            op.attrs["schedule"] = tuple(winograd_schedule(op, context.machine).items())
-        products = [o for o in module.main.walk() if isinstance(o, Fused) and o.kind == "bilinear"]
-        for op in products:
-            op.attrs["schedule"] = tuple(bilinear_schedule(op, context.machine).items())
-        return changed or bool(tiles or blocked or products)
+        return changed or bool(groups)
 
 
 def _defer_loops(block: Block) -> bool:
