@@ -40,6 +40,7 @@ from pjit.runtime.threads import thread_count
 
 GRAPH_STAGE = "graph"
 HEAVY = 256 << 20  # bytes of constants whose packing takes as long as the code
+PACKERS = 4  # threads that pack those at most
 
 
 @dataclass
@@ -263,7 +264,7 @@ def _build(
     program = view(module)
     with ThreadPoolExecutor(1, "pjit-constants") as beside:
         if heavy:  # else in turns, for the memory's sake; what fails there fails again below
-            beside.submit(own_constants, module, folder, options.threads)
+            beside.submit(own_constants, module, folder, min(PACKERS, thread_count({})))
         code = backend(target).build(module, program, machine)
         if options.dump is not None:
             for name, text in backend(target).listings(module, program, machine).items():
