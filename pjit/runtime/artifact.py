@@ -89,8 +89,8 @@ class Artifact:
 
 
 def machine_key(machine: Machine) -> str:
-    """Names the instructions that code for a machine may use."""
-    return str(getattr(machine, "key", machine.name))
+    """Names the instructions that code may use, and whether its products are direct."""
+    return str(getattr(machine, "key", machine.name)) + ("/direct" if machine.direct else "")
 
 
 def write(

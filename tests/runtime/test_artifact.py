@@ -88,6 +88,13 @@ def test_code_for_another_machine_is_made_again(native: Path, monkeypatch, capsy
     np.testing.assert_allclose(model(X), X @ WEIGHT, rtol=1e-5, atol=1e-5)
 
 
+def test_code_with_other_products_is_made_again(native: Path, capsys) -> None:
+    pjit.load(native, threads=2, trusted=True, log="compile", direct=True)
+    assert "another machine" in capsys.readouterr().err
+    pjit.load(native, threads=2, trusted=True, log="compile", direct=False)
+    assert "another machine" not in capsys.readouterr().err
+
+
 def test_damaged_weights(plain: Path) -> None:
     data = bytearray(plain.read_bytes())
     data[data.index(WEIGHT.tobytes()) + 9] ^= 1
