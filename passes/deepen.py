@@ -47,7 +47,7 @@ class Deep:
             return None
         found = []
         for side, out, taps, pad in zip(
-            sides, op.type.shape[2:], op.w.shape[2:], op.pads, strict=False
+            sides, op.type.shape[2:], op.w.shape[2:], op.pads[:2], strict=True
         ):
             low = -(-pad // STRIDE)
             zeros = STRIDE * low - pad

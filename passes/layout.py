@@ -111,17 +111,6 @@ class Layout(Pass):
         y = packed_conv(wide, b, self._columns(convolution(wide), context))
         return permuted(b, separated(b, y, op, r), first)
 
-    def _winograd(self, op: Conv, r: Positions, context: Context) -> Pair | None:
-        """The tiles for a convolution by Winograd's method, or None; ``r`` positions side by side
-        are the other way.
-        """
-        if not suits_winograd(op):
-            return None
-        planned = image(op)
-        sizes = replace(convolution(op), rows=planned.count * planned.height * planned.width)
-        direct = product_cycles(beside(op, sizes, r), context.machine)
-        return winograd_tile(planned, direct, context.machine)
-
     def _with_fewer_products(
         self, op: Conv, b: Builder, r: Positions, context: Context
     ) -> Value | None:

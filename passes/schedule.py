@@ -179,8 +179,8 @@ def bilinear_schedule(fused: Fused, machine: Machine) -> dict[str, Any]:
     choices = [(h, w) for h in heights for w in range(1, blocks + 1)]
     room = machine.scratch // 2 // element
     fitting = [(h, w) for h, w in choices if h * mr * w * nr <= room] or [(1, 1)]
-    rows, width = min(fitting, key=cost)
-    return {"mr": mr, "nr": nr, "rows": rows * mr, "blocks": width}
+    height, width = min(fitting, key=cost)
+    return {"mr": mr, "nr": nr, "rows": height * mr, "blocks": width}
 
 
 def tile_order(p: Product, mr: int, nr: int, machine: Machine) -> tuple[str, int]:

@@ -5,8 +5,8 @@ sum of blocks of the second, and the blocks of the result are sums of these prod
 (``bilinear_schemes``). ``nn.bilinear_input``, a batch of matrix products (``matmul_packed``) and
 ``nn.bilinear_output`` make a product; ``nn.bilinear_weights`` folds for a constant weight.
 
-The rows of a block of the first matrix are some of the last but one dimension: items of a batch do
-not depend on each other. Infinities and NaNs spread over the rows and columns that are added.
+Rows that are added are those of the last but one dimension; the matrices of the dimensions before
+it do not depend on each other. Infinities and NaNs spread over the rows and columns that are added.
 """
 
 from __future__ import annotations

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import mmap
-import os
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,16 +13,13 @@ from typing import Any
 import numpy as np
 
 from pjit.ir import ops
-from pjit.ir.arrays import aligned_empty
 from pjit.ir.core import Block, Module
 from pjit.ir.loops import For, kernels
 from pjit.ir.program import ProgramView
 from pjit.ir.text import parse_module, print_module
 from pjit.ir.view import view
-from pjit.runtime.container import Bytes, Container, OwnFile, array_sections, mapping_of, unmap
-
-_PIECE = 8 << 20  # bytes of a mapped file that are copied at a time
-_IN_FILE = 32 << 20  # bytes of an array from which on its copy is a file
+from pjit.runtime.container import Bytes, Container, array_sections
+from pjit.runtime.mapped import owned
 
 
 @dataclass
@@ -96,7 +89,7 @@ def own_constants(
     sizes = {op.value: _size(op) for op in module.main.walk() if isinstance(op, ops.Const)}
 
     def own(name: str) -> None:
-        module.constants[name] = _owned(module.constants[name], folder)
+        module.constants[name] = owned(module.constants[name], folder)
 
     largest_first = sorted(sizes, key=lambda name: -sizes[name])
     with ThreadPoolExecutor(threads, "pjit-packing") as pool:
@@ -127,34 +120,3 @@ def _outline(source: Block) -> Block:
         body.append(For((), loop.attrs, (), loop.loc, [_outline(loop.body)]))
     body.append(type(source.last)((), {}, (), source.last.loc))
     return body
-
-
-def _owned(array: np.ndarray, folder: Path | None) -> np.ndarray:
-    """The array, copied if its memory is a mapped file that others can write."""
-    mapped = mapping_of(array)
-    if mapped is None or isinstance(mapped, OwnFile):
-        return array
-    return _copied(array, mapped, folder)
-
-
-def _copied(array: np.ndarray, mapped: mmap.mmap, folder: Path | None) -> np.ndarray:
-    """An aligned copy of an array in a mapped file, of which a piece at a time is resident."""
-    copy = _room(array, folder)
-    rows = max(1, _PIECE * len(array) // array.nbytes) if array.ndim and array.nbytes else 1
-    pieces = range(0, len(array), rows) if array.ndim else [0]
-    for at in pieces:
-        part = slice(at, at + rows) if array.ndim else ()
-        copy[part] = array[part]
-        unmap(mapped)
-        unmap(mapping_of(copy))
-    copy.flags.writeable = False
-    return copy
-
-
-def _room(array: np.ndarray, folder: Path | None) -> np.ndarray:
-    """Aligned memory for a copy of an array: a file's where that is worth it and possible."""
-    if folder is not None and array.nbytes >= _IN_FILE and hasattr(os, "posix_fallocate"):
-        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, array.nbytes)  # else writing may fail later
-            return np.ndarray(array.shape, array.dtype, OwnFile(file.fileno(), array.nbytes))
-    return aligned_empty(array.shape, array.dtype)

@@ -32,6 +32,7 @@ import numpy as np
 
 from pjit.errors import FormatError
 from pjit.ir.types import DTYPES, dtype
+from pjit.runtime.mapped import mapping_of, unmap
 
 MAGIC = b"\x89PJIT\r\n\x1a"
 VERSION = 1
@@ -225,31 +226,6 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
         with contextlib.suppress(OSError):
             mapped.madvise(mmap.MADV_HUGEPAGE)
     return mapped
-
-
-class OwnFile(mmap.mmap):
-    """A shared mapping of a file that only this process can reach."""
-
-
-def mapping_of(array: np.ndarray) -> mmap.mmap | None:
-    """The mapping that an array lies in, if it does."""
-    base: Any = array
-    while base is not None:
-        if isinstance(base, mmap.mmap):
-            return base
-        base = getattr(base, "base", None)
-    return None
-
-
-def unmap(mapped: mmap.mmap | None) -> None:
-    """Leaves what was read of a mapped file to the system's cache, if it can.
-
-    A private mapping that can be written stays: what was written to it is nowhere else.
-    """
-    if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    if isinstance(mapped, OwnFile) or memoryview(mapped).readonly:
-        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _parts(block: Bytes) -> Iterator[memoryview]:

@@ -209,12 +209,6 @@ def test_items_that_are_rows_are_not_added(items) -> None:
     assert not chosen(seconds_first((items, 128, 768), 3072))
 
 
-def test_one_item_may_be_anywhere() -> None:
-    assert chosen(seconds_first((1, 128, 768), 3072)) == []  # the rows are one
-    m = net((1, 128, 768), 3072)
-    assert chosen(m) == [THIRDS]
-
-
 def test_rows_as_many_as_items_of_which_nothing_is_known() -> None:
     w = rng.standard_normal((768, 3072))
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ from pjit.ir.text import parse_module, print_module
 from pjit.passes.snapshot import clone
 from pjit.runtime import artifact
 from pjit.runtime.binary import own_constants
-from pjit.runtime.container import mapping_of, write
+from pjit.runtime.container import write
 
 WEIGHT = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
 X = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)
@@ -132,7 +130,7 @@ def test_inputs_of_an_artifact_are_fixed(plain: Path) -> None:
 def test_constants_in_a_mapped_file_are_copied(
     shape: tuple[int, ...], permuted: bool, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("pjit.runtime.binary._PIECE", 256)
+    monkeypatch.setattr("pjit.runtime.mapped._PIECE", 256)
     want = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
     (tmp_path / "data").write_bytes(b"0123" + want.tobytes())
     mapped = np.memmap(tmp_path / "data", np.uint8, "r")[4:]
@@ -149,44 +147,6 @@ def test_constants_in_a_mapped_file_are_copied(
     np.testing.assert_array_equal(copy, want)
     assert copy.shape == want.shape
     assert not want.size or not np.shares_memory(copy, mapped)
-
-
-def in_a_file(tmp_path: Path) -> tuple[Module, np.ndarray]:
-    """A module whose constant lies in a mapped file, and its value."""
-    want = np.arange(6000, dtype=np.float32).reshape(60, 100)
-    (tmp_path / "data").write_bytes(want.tobytes())
-    mapped = np.memmap(tmp_path / "data", np.uint8, "r")
-    text = "graph @main() -> f32[60,100] { %w = const @w : f32[60,100] return %w }"
-    return parse_module(text, {"w": np.ndarray(want.shape, np.float32, mapped)}), want
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no such files here")
-def test_a_large_constant_in_a_mapped_file_becomes_a_file_without_a_name(
-    tmp_path: Path, monkeypatch
-) -> None:
-    monkeypatch.setattr("pjit.runtime.binary._IN_FILE", 24000)
-    monkeypatch.setattr("pjit.runtime.binary._PIECE", 4096)
-    module, want = in_a_file(tmp_path)
-    (folder := tmp_path / "cache").mkdir()
-    copy = own_constants(module, folder)["w"]
-    assert isinstance(mapping_of(copy), mmap.mmap)
-    assert not any(folder.iterdir())
-    np.testing.assert_array_equal(copy, want)
-    (tmp_path / "data").write_bytes(bytes(want.nbytes))  # others change the model's file
-    np.testing.assert_array_equal(copy, want)
-    assert own_constants(module, folder)["w"] is copy
-    assert not copy.flags.writeable  # a child of a fork shares it
-
-
-@pytest.mark.parametrize("folder", ["missing", None])
-def test_a_large_constant_is_in_memory_where_there_can_be_no_file(
-    tmp_path: Path, monkeypatch, folder: str | None
-) -> None:
-    monkeypatch.setattr("pjit.runtime.binary._IN_FILE", 24000)
-    module, want = in_a_file(tmp_path)
-    copy = own_constants(module, tmp_path / folder if folder else None)["w"]
-    assert mapping_of(copy) is None
-    np.testing.assert_array_equal(copy, want)
 
 
 def test_the_largest_constants_are_made_first_and_keep_their_order() -> None:
@@ -207,3 +167,14 @@ def test_the_largest_constants_are_made_first_and_keep_their_order() -> None:
     }
     assert list(own_constants(module)) == [f"c{n}" for n in sizes]
     assert made == [5, 4, 3, 2, 1]
+
+
+def test_several_threads_pack_the_same(tmp_path: Path) -> None:
+    module = Module(constants=Constants({f"c{n}": lambda n=n: np.full(n, n) for n in range(1, 9)}))
+    lines = [f"%c{n} = const @c{n} : i64[{n}]" for n in range(1, 9)]
+    text = f"graph @main() -> i64[1] {{ {' '.join(lines)} return %c1 }}"
+    module.add(parse_module(text, {f"c{n}": np.full(n, n) for n in range(1, 9)}).main)
+    found = own_constants(module, tmp_path, 4)
+    assert {name: a.tolist() for name, a in found.items()} == {
+        f"c{n}": [n] * n for n in range(1, 9)
+    }

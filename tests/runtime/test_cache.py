@@ -323,7 +323,7 @@ def test_heavy_weights_are_packed_beside_the_code(own_settings: Path, monkeypatc
 
     monkeypatch.setattr("pjit.compiler.own_constants", noted)
     beside = compiled(cache_dir=own_settings / "other")
-    assert packing[0].startswith("pjit-constants")
+    assert [name.partition("_")[0] for name in packing] == ["pjit-constants", "MainThread"]
     for a, b in zip(in_turns([X]), beside([X]), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
@@ -333,7 +333,14 @@ def test_weights_that_cannot_be_packed_are_an_error(own_settings: Path, monkeypa
         raise MemoryError("no memory for the weights")
 
     monkeypatch.setattr("pjit.compiler.HEAVY", 0)
-    monkeypatch.setattr("pjit.runtime.binary._owned", fail)
+    monkeypatch.setattr("pjit.runtime.binary.owned", fail)
     with pytest.raises(MemoryError, match="no memory for the weights"):
         compiled()
     assert not entries(own_settings)
+
+
+def test_a_folder_for_files(tmp_path: Path) -> None:
+    assert Cache(tmp_path / "new").for_files() == tmp_path / "new"
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").write_text("")
+    assert Cache(tmp_path / "file" / "below").for_files() is None
